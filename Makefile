@@ -1,0 +1,52 @@
+# make demo    set up, train float and 4 bits on generated data, report
+# make test    set up and run the tests
+# make check   set up and run the linters
+# Every step leaves a mark in $(VENV) and is not done again; stop and repeat at will.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test check clean
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SAY = say() { printf '\n[%s] %s\n' "$$(date +%H:%M:%S)" "$$*"; }; say
+REQUIREMENTS := requirements/constraints.txt
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+$(VENV)/.created:
+	@for python in $${PYTHON:-python3 python3.12 python3.11 python3.10}; do
+	  if "$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+	    $(SAY) "Creating the virtual environment $(VENV) with $$python (seconds)"
+	    "$$python" -m venv $(VENV)
+	    touch $@
+	    exit 0
+	  fi
+	done
+	echo "No Python 3.10 to 3.12 found: install one, or name it with 'make PYTHON=/path/to/python3.11 ...'." >&2
+	exit 1
+
+$(VENV)/.built: $(VENV)/.created requirements/build.txt requirements/mminstall.txt $(REQUIREMENTS)
+	@$(SAY) "Installing torch and the build tools (1 to 5 minutes)"
+	$(PIP) install --quiet -r requirements/build.txt
+	say "Installing mmcv with its operators (about 12 minutes on two cores the first time, while the compiler runs silently; seconds from pip's cache afterwards)"
+	export MMCV_WITH_OPS=1
+	$(PIP) install --quiet --no-build-isolation -r requirements/mminstall.txt
+	if ! $(BIN)/python -c 'import mmcv.ops' 2>/dev/null; then
+	  say "The cached mmcv does not fit this torch: compiling it again (about 12 minutes on two cores)"
+	  $(PIP) install --quiet --no-build-isolation --no-cache-dir --force-reinstall --no-deps -r requirements/mminstall.txt
+	  $(BIN)/python -c 'import mmcv.ops'
+	fi
+	touch $@
+
+$(VENV)/.ready: $(VENV)/.built requirements/runtime.txt requirements/tests.txt setup.cfg pyproject.toml
+	@$(SAY) "Installing mmengine, mmdet, the tools and lcq_mmdet (about 1 minute)"
+	$(PIP) install --quiet -r requirements/runtime.txt -r requirements/tests.txt
+	$(PIP) install --quiet --no-build-isolation --no-deps -e .
+	touch $@
+	say "The environment $(VENV) is ready"
+
+setup: $(VENV)/.ready

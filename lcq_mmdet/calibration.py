@@ -1,0 +1,140 @@
+"""Watch what the quantizers would get, and fill in clip and theta from it."""
+import random
+from contextlib import ExitStack, contextmanager
+from typing import Dict, Iterator, List
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lcq_mmdet.convert import lcq_layers
+from lcq_mmdet.errors import LCQError
+
+_MAX_SAMPLES = 2**17
+
+
+class Observation:
+    """What was seen of the input of one layer.
+
+    Attributes:
+        minimum: Smallest value so far; ``inf`` before the first batch.
+        maximum: Largest value so far; ``-inf`` before the first batch.
+        finite: Whether all values were finite.
+    """
+
+    def __init__(self) -> None:
+        self.minimum, self.maximum = float('inf'), float('-inf')
+        self.finite = True
+        self._samples: List[Tensor] = []
+
+    def update(self, x: Tensor) -> None:
+        """Take in a batch, any shape, keeping 2**15 values drawn at random."""
+        x = x.detach()
+        if not x.isfinite().all():
+            self.finite = False
+            return
+        self.minimum = min(self.minimum, x.min().item())
+        self.maximum = max(self.maximum, x.max().item())
+        index = torch.randint(x.numel(), (2**15, ))
+        self._samples.append(x.flatten()[index.to(x.device)].float())
+
+    @property
+    def reached(self) -> bool:
+        """Whether the layer got an input at all."""
+        return not self.finite or self.maximum >= self.minimum
+
+    def samples(self) -> Tensor:
+        """Return at most 2**17 values and both extremes, shape (N)."""
+        values = torch.cat(self._samples)
+        values = values[torch.randperm(len(values))[:_MAX_SAMPLES]]
+        return torch.cat(
+            [values, values.new_tensor([self.minimum, self.maximum])])
+
+
+@contextmanager
+def observe(model: nn.Module) -> Iterator[Dict[str, Observation]]:
+    """Observe the inputs of all quantized layers during forward passes.
+
+    Inside, the model is in eval mode, computes in float and builds no graph.
+
+    Yields:
+        An observation for each quantized layer, by qualified name.
+    """
+    observations: Dict[str, Observation] = {}
+    was_training = model.training
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.callback(model.train, was_training)
+        model.eval()
+        for name, layer in lcq_layers(model):
+            observations[name] = observation = Observation()
+            handle = layer.act_quantizer.register_forward_pre_hook(
+                lambda _, inputs, o=observation: o.update(inputs[0]))
+            stack.callback(handle.remove)
+            for quantizer in (layer.act_quantizer, layer.weight_quantizer):
+                quantizer.bypass = True
+                stack.callback(setattr, quantizer, 'bypass', False)
+        yield observations
+
+
+def check_reached(observations: Dict[str, Observation]) -> None:
+    """Raise an ``LCQError`` for layers whose forward never ran."""
+    missed = [name for name, seen in observations.items() if not seen.reached]
+    if missed:
+        raise LCQError(
+            f'{", ".join(missed)}: forward did not reach '
+            f'{"this layer" if len(missed) == 1 else "these layers"}; it is '
+            'unused, or code reads its weight behind its back, as '
+            'efficient_conv_bn_eval does: turn that off or add it to '
+            'model.exclude')
+
+
+@torch.no_grad()
+def initialize_(model: nn.Module,
+                observations: Dict[str, Observation]) -> List[str]:
+    """Fill in the quantizers that have no values yet, in place.
+
+    An input without a negative value is quantized without sign.
+
+    Returns:
+        Names of the quantizers that were filled in.
+
+    Raises:
+        LCQError: If an input was not finite or constant, before anything is
+            changed.
+    """
+    for name, seen in observations.items():
+        if not seen.finite:
+            raise LCQError(
+                f'{name}: its input is NaN or infinite during calibration; '
+                'check load_from and the data')
+        if seen.minimum == seen.maximum:
+            raise LCQError(
+                f'{name}: its input is {seen.minimum:g} everywhere during '
+                'calibration; check load_from, or add it to model.exclude')
+    filled = []
+    for name, layer in lcq_layers(model):
+        if not layer.act_quantizer.is_initialized:
+            layer.act_quantizer.initialize_(
+                observations[name].samples(),
+                signed=observations[name].minimum < 0)
+            filled.append(f'{name}.act_quantizer')
+        if not layer.weight_quantizer.is_initialized:
+            layer.weight_quantizer.initialize_(layer.weight, signed=True)
+            filled.append(f'{name}.weight_quantizer')
+    return filled
+
+
+@contextmanager
+def fixed_random_state(seed: int) -> Iterator[None]:
+    """Seed python, numpy and torch inside, and restore their states after."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.random.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

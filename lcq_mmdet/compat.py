@@ -1,0 +1,43 @@
+"""What the supported torch and mmengine versions need from us, and why."""
+import pickle
+from typing import Callable
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+
+_METHODS = {
+    HistoryBuffer: ('current', 'max', 'mean', 'min'),
+    OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
+}
+
+
+def _method(owner: type, name: str) -> Callable:
+    """Stand in for the ``getattr`` by which pickle saves a class's method."""
+    if name in _METHODS.get(owner, ()):
+        return getattr(owner, name)
+    raise pickle.UnpicklingError(f'{owner}.{name} is not allowed')
+
+
+def allow_checkpoint_globals() -> None:
+    """Let ``torch.load`` read mmengine checkpoints with weights_only on.
+
+    From torch 2.6 on weights_only is the default, and mmengine 0.10 does not
+    change it; its checkpoints hold the log history in ``HistoryBuffer``
+    objects around numpy arrays, and OneCycleLR's state. Just those are
+    allowed.
+    """
+    if not hasattr(torch.serialization, 'add_safe_globals'):
+        return
+    dtypes = {type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8')}
+    allowed = [
+        *_METHODS, (_method, 'builtins.getattr'), np.ndarray, np.dtype, *dtypes
+    ]
+    # numpy 2 moved these; files written with numpy 1 name the old module.
+    for function in (np.array(0.).__reduce__()[0],
+                     np.float64(0).__reduce__()[0]):
+        for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+            allowed.append((function, f'{module}.{function.__name__}'))
+    torch.serialization.add_safe_globals(allowed)

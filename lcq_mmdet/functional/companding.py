@@ -1,0 +1,190 @@
+"""Learnable companding quantization: the mathematics, in plain torch.
+
+Shape shorthand: N elements of any shape, K intervals of the compander,
+s quantization steps (levels of one sign, zero not counted).
+
+Source of the formulas: K. Yamamoto, "Learnable Companding Quantization for
+Accurate Low-bit Neural Networks", CVPR 2021, arXiv:2103.07156.
+"""
+from typing import Tuple
+
+import torch
+from torch import Tensor
+
+from lcq_mmdet.errors import LCQError
+
+MIN_BITS, MAX_BITS = 2, 8
+
+
+def num_steps(bits: int, signed: bool) -> int:
+    """Count the positive levels, s.
+
+    Args:
+        bits: Bit-width, 2 to 8.
+        signed: Whether one bit is the sign.
+
+    Returns:
+        ``2**(bits - 1) - 1`` if signed, ``2**bits - 1`` otherwise.
+
+    Raises:
+        LCQError: If ``bits`` is not an integer from 2 to 8.
+
+    Examples:
+        >>> num_steps(4, signed=True), num_steps(4, signed=False)
+        (7, 15)
+    """
+    check_bits(bits)
+    return 2**(bits - 1) - 1 if signed else 2**bits - 1
+
+
+def check_bits(bits: int, key: str = 'bits') -> int:
+    """Return ``bits`` if it is an integer from 2 to 8.
+
+    Raises:
+        LCQError: Otherwise; the message names ``key``.
+    """
+    if (isinstance(bits, bool) or not isinstance(bits, int)
+            or not MIN_BITS <= bits <= MAX_BITS):
+        raise LCQError(f'{key}={bits!r}: must be an integer from {MIN_BITS} '
+                       f'to {MAX_BITS}')
+    return bits
+
+
+def slopes_and_knots(theta: Tensor) -> Tuple[Tensor, Tensor]:
+    """Turn logits into the piecewise linear compander f.
+
+    With p = softmax(theta), interval k starts at the knot
+    beta_k = p_0 + ... + p_(k-1) and rises with slope gamma_k = K p_k.
+
+    Args:
+        theta: Logits of the interval heights, shape (K).
+
+    Returns:
+        Slopes gamma and knots beta, shape (K) each; beta_0 = 0.
+    """
+    heights = theta.softmax(0)
+    return heights * len(theta), heights.cumsum(0) - heights
+
+
+def _interval_of_input(v: Tensor, num_intervals: int) -> Tensor:
+    return (v * num_intervals).long().clamp(0, num_intervals - 1)
+
+
+def _interval_of_output(u: Tensor, knots: Tensor) -> Tensor:
+    return torch.searchsorted(
+        knots[1:].detach().contiguous(), u.contiguous(), right=True)
+
+
+def compress(v: Tensor, theta: Tensor) -> Tensor:
+    """Map magnitudes through the compander f.
+
+    f(v) = gamma_i (v - d_i) + beta_i for d_i <= v < d_(i+1), d_k = k/K.
+
+    Args:
+        v: Magnitudes divided by the clip, in [0, 1], shape (N).
+        theta: Logits of the interval heights, shape (K).
+
+    Returns:
+        Companded magnitudes in [0, 1], shape (N), dtype of ``v``.
+
+    Examples:
+        >>> compress(torch.tensor([0.5]), torch.zeros(16))
+        tensor([0.5000])
+    """
+    slopes, knots = slopes_and_knots(theta)
+    i = _interval_of_input(v.detach(), len(theta))
+    return slopes[i] * (v - i.to(v.dtype) / len(theta)) + knots[i]
+
+
+def expand(u: Tensor, theta: Tensor) -> Tensor:
+    """Map companded magnitudes back, f^-1.
+
+    f^-1(u) = (u - beta_q) / gamma_q + d_q for beta_q <= u < beta_(q+1).
+
+    Args:
+        u: Companded magnitudes in [0, 1], shape (N).
+        theta: Logits of the interval heights, shape (K).
+
+    Returns:
+        Magnitudes in [0, 1], shape (N), dtype of ``u``; exactly 1 at 1.
+
+    Examples:
+        >>> expand(torch.tensor([0., 0.25, 1.]), torch.zeros(16))
+        tensor([0.0000, 0.2500, 1.0000])
+    """
+    slopes, knots = slopes_and_knots(theta)
+    q = _interval_of_output(u.detach(), knots)
+    v = (u - knots[q]) / slopes[q] + q.to(u.dtype) / len(theta)
+    end = torch.where(u >= 1, 1 - v, torch.zeros_like(v))
+    return v + end.detach()
+
+
+def levels(theta: Tensor, bits: int, signed: bool) -> Tensor:
+    """Compute the output magnitudes a quantizer can take.
+
+    Args:
+        theta: Logits of the interval heights, shape (K).
+        bits: Bit-width, 2 to 8.
+        signed: Whether one bit is the sign.
+
+    Returns:
+        Ascending levels in units of the clip, from 0 to 1, shape (s + 1).
+        A signed quantizer takes each of them with both signs.
+
+    Examples:
+        >>> levels(torch.zeros(16), bits=2, signed=False)
+        tensor([0.0000, 0.3333, 0.6667, 1.0000])
+    """
+    s = num_steps(bits, signed)
+    codes = torch.arange(s + 1, dtype=theta.dtype, device=theta.device)
+    return expand(codes / s, theta)
+
+
+def lcq_quantize_reference(x: Tensor, clip: Tensor, theta: Tensor, bits: int,
+                           signed: bool) -> Tensor:
+    """Quantize with learnable companding: the definition of right.
+
+    Q(x) = sgn(x) a f^-1(round(s f(|x|/a)) / s) for |x| < a, else sgn(x) a.
+
+    The gradients are straight-through (round has slope one):
+    dQ/dx is 1 inside the clip and 0 outside, dQ/da is
+    sgn(x) (g(|x|/a) - |x|/a) inside and sgn(x) outside, and theta learns
+    through both f and f^-1. In a non-negative quantizer x <= 0 gives 0 with
+    gradient 0.
+
+    Args:
+        x: Values, shape (N), any floating dtype.
+        clip: Positive clip a, in units of ``x``, shape ().
+        theta: Logits of the interval heights, shape (K).
+        bits: Bit-width, 2 to 8.
+        signed: Whether negative values have levels of their own.
+
+    Returns:
+        Quantized values, shape (N), dtype of ``x``.
+
+    Raises:
+        LCQError: If ``bits`` is not an integer from 2 to 8.
+
+    Examples:
+        >>> x = torch.tensor([-2., 0.1, 0.4, 3.], requires_grad=True)
+        >>> y = lcq_quantize_reference(
+        ...     x, torch.tensor(1.), torch.zeros(16), bits=2, signed=True)
+        >>> y.sum().backward()
+        >>> y.tolist(), x.grad.tolist()
+        ([-1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0])
+    """
+    s = num_steps(bits, signed)
+    if not signed:
+        x = x.relu()
+    sign = x.detach().sign()
+    inside = x.detach().abs() < clip.detach()
+    x_inside = torch.where(inside, x, torch.zeros_like(x))
+    v = x_inside.detach().abs() / clip.detach()
+    u = compress(v, theta)
+    u = u + ((u * s).round() / s - u).detach()
+    # Zero in value, these carry the gradients of x and of -|x|/a.
+    straight = ((x_inside - x_inside.detach()) - sign * v *
+                (clip - clip.detach()))
+    y = torch.where(inside, sign * clip * expand(u, theta) + straight,
+                    sign * clip)
+    return torch.where(x.isnan(), x.detach(), y)

@@ -1,0 +1,26 @@
+"""The quantizer as the layers call it: the fastest kernel there is."""
+from typing import Callable, Dict
+
+from torch import Tensor
+
+from .companding import lcq_quantize_reference
+
+Kernel = Callable[[Tensor, Tensor, Tensor, int, bool], Tensor]
+#: Fast implementations by device type; ``lcq_mmdet.kernels`` fills it.
+KERNELS: Dict[str, Kernel] = {}
+
+
+def lcq_quantize(x: Tensor, clip: Tensor, theta: Tensor, bits: int,
+                 signed: bool) -> Tensor:
+    """Quantize with the fastest kernel there is for the device of ``x``.
+
+    Same arguments, result, gradients and errors as
+    :func:`~lcq_mmdet.functional.lcq_quantize_reference`.
+
+    Examples:
+        >>> lcq_quantize(torch.tensor([0.3, 2.]), torch.tensor(1.),
+        ...              torch.zeros(16), bits=2, signed=False)
+        tensor([0.3333, 1.0000])
+    """
+    kernel = KERNELS.get(x.device.type, lcq_quantize_reference)
+    return kernel(x, clip, theta, bits, signed)

@@ -1,0 +1,3 @@
+from .lcq_hook import LCQHook
+
+__all__ = ['LCQHook']

@@ -1,0 +1,283 @@
+import time
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import torch
+from mmengine.dist import broadcast, is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmengine.utils import ProgressBar
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader, Subset
+
+from lcq_mmdet.calibration import (check_reached, fixed_random_state,
+                                   initialize_, observe)
+from lcq_mmdet.convert import lcq_layers
+from lcq_mmdet.errors import LCQError
+from lcq_mmdet.quantizer import LCQQuantizer
+from lcq_mmdet.report import count_macs, layer_table
+
+_SEED = 0
+
+
+class _LoadedKeys(NamedTuple):
+    """How a checkpoint's float keys fit the model's."""
+    matched: List[str]
+    missing: List[str]
+    unexpected: List[str]
+
+    def __str__(self) -> str:
+        return (f'{len(self.matched)} keys matched, '
+                f'{_some(self.missing)} missing, '
+                f'{_some(self.unexpected)} unexpected')
+
+
+@HOOKS.register_module()
+class LCQHook(Hook):
+    """Calibrate the quantizers before training and check the run.
+
+    Before training, clip and theta of quantizers that have none yet are
+    fitted to some training images, the same on every rank; a resumed run
+    keeps its own. Then the layers and the state of the run are logged, and a
+    run that cannot give what it promises is stopped. Before a test or
+    validation alone only missing values are filled in, which evaluates
+    post-training quantization.
+
+    Args:
+        num_batches: Training batches to calibrate on, 1 or more.
+        require_float: Whether to stop a run that does not start from a
+            checkpoint which has all of the quantized modules.
+        check_interval: Iterations between checks that all clips are finite
+            and positive.
+
+    Raises:
+        LCQError: If ``num_batches`` or ``check_interval`` is not positive.
+    """
+
+    def __init__(self,
+                 num_batches: int = 8,
+                 require_float: bool = True,
+                 check_interval: int = 50) -> None:
+        for key, value in (('num_batches', num_batches), ('check_interval',
+                                                          check_interval)):
+            if not isinstance(value, int) or value < 1:
+                raise LCQError(f'default_hooks.lcq.{key}={value!r}: must be '
+                               'an integer of 1 or more')
+        self.num_batches = num_batches
+        self.require_float = require_float
+        self.check_interval = check_interval
+        self._loaded: Optional[_LoadedKeys] = None
+        self._is_prepared = False
+
+    def before_run(self, runner: Runner) -> None:
+        """Check that there is something to take care of."""
+        if not any(True for _ in lcq_layers(_module(runner))):
+            raise LCQError(
+                'default_hooks.lcq: the model has no quantized layer; set '
+                "model.type='LCQModel' and model.float_type, or use "
+                'lcq_mmdet.apply_lcq')
+
+    def after_load_checkpoint(self, runner: Runner,
+                              checkpoint: Dict[str, Any]) -> None:
+        """Compare the checkpoint's float keys with the model's."""
+        state = checkpoint.get('state_dict', checkpoint)
+        given = {
+            key[len('module.'):] if key.startswith('module.') else key: value
+            for key, value in state.items() if '_quantizer.' not in key
+        }
+        own = {
+            key: value
+            for key, value in _module(runner).state_dict().items()
+            if '_quantizer.' not in key
+        }
+        matched = [
+            key for key, value in own.items()
+            if key in given and given[key].shape == value.shape
+        ]
+        self._loaded = _LoadedKeys(matched, sorted(own.keys() - set(matched)),
+                                   sorted(given.keys() - set(matched)))
+
+    def before_train(self, runner: Runner) -> None:
+        """Calibrate, check and log."""
+        model = _module(runner)
+        self._check_float(model)
+        in_optimizer = self._check_optimizer(runner, model)
+        calibrated = self._calibrate(runner, model)
+        runner.logger.info('\n'.join([
+            'LCQ: the run was checked',
+            f'  float checkpoint  {self._loaded or "none"}',
+            f'  calibration       {calibrated}',
+            f'  optimizer         {in_optimizer}',
+            '  convolutions      all reached by forward, none fused or '
+            'bypassed',
+            f'  normalization     {_describe_norms(model)}',
+            f'  frozen            {_describe_frozen(model)}',
+        ]))
+        self._is_prepared = True
+
+    def before_val(self, runner: Runner) -> None:
+        """Calibrate where needed, if no training did."""
+        self._prepare_evaluation(runner)
+
+    def before_test(self, runner: Runner) -> None:
+        """Calibrate where needed, if no training did."""
+        self._prepare_evaluation(runner)
+
+    def after_train_iter(self,
+                         runner: Runner,
+                         batch_idx: int,
+                         data_batch=None,
+                         outputs=None) -> None:
+        """Stop when a clip is not finite and positive any more."""
+        if not self.every_n_train_iters(runner, self.check_interval):
+            return
+        quantizers = dict(_quantizers(_module(runner)))
+        clips = torch.stack([q.clip.detach() for q in quantizers.values()])
+        for name, clip in zip(quantizers, clips.tolist()):
+            if not 0 < clip < float('inf'):
+                raise RuntimeError(
+                    f'{name}.clip={clip:g} after iteration {runner.iter + 1}: '
+                    'training diverges; lower the learning rate, or that of '
+                    "'_quantizer.clip' in optim_wrapper.paramwise_cfg."
+                    'custom_keys')
+
+    def _prepare_evaluation(self, runner: Runner) -> None:
+        model = _module(runner)
+        if self._is_prepared or all(q.is_initialized
+                                    for _, q in _quantizers(model)):
+            return
+        self._check_float(model)
+        runner.logger.info(
+            f'LCQ: post-training quantization, {self._calibrate(runner, model)}'
+        )
+        self._is_prepared = True
+
+    def _check_float(self, model: nn.Module) -> None:
+        if not self.require_float:
+            return
+        remedy = ('or set default_hooks.lcq.require_float=False to go on all '
+                  'the same')
+        if self._loaded is None:
+            raise LCQError(
+                'load_from: no float checkpoint was loaded, and quantization '
+                f'starts from a trained detector; set load_from, {remedy}')
+        modules = {name.split('.')[0] for name, _ in lcq_layers(model)}
+        missing = [
+            key for key in self._loaded.missing
+            if key.split('.')[0] in modules
+        ]
+        if missing:
+            raise LCQError(
+                'load_from: the checkpoint is of another architecture, it has '
+                f'not, or not in the same shape, {_some(missing)} keys of '
+                f'{", ".join(sorted(modules))}; give the float checkpoint of '
+                f'this model, {remedy}')
+
+    def _check_optimizer(self, runner: Runner, model: nn.Module) -> str:
+        groups: Any = runner.optim_wrapper.param_groups
+        if isinstance(groups, dict):
+            groups = [group for part in groups.values() for group in part]
+        known = {id(p) for group in groups for p in group['params']}
+        trained = {
+            f'{name}.{key}': parameter
+            for name, quantizer in _quantizers(model)
+            for key, parameter in quantizer.named_parameters()
+            if parameter.requires_grad
+        }
+        lost = [name for name, p in trained.items() if id(p) not in known]
+        if lost:
+            raise LCQError(
+                f'optim_wrapper: {_some(lost)} quantizer parameters are in no '
+                'parameter group; the model was converted after the optimizer '
+                'was built, or its constructor leaves them out')
+        return f'all {len(trained)} trained quantizer parameters are in it'
+
+    def _calibrate(self, runner: Runner, model: nn.Module) -> str:
+        """Fill in what is missing, log the layers, say what was done."""
+        quantizers = dict(_quantizers(model))
+        missing = [n for n, q in quantizers.items() if not q.is_initialized]
+        num_batches = self.num_batches if missing else 1
+        start = time.perf_counter()
+        with fixed_random_state(_SEED):
+            with observe(model) as observations, count_macs(model) as macs:
+                if missing and is_main_process():
+                    runner.logger.info(
+                        f'LCQ: calibrating {len(missing)} quantizers')
+                num_images = _forward_batches(
+                    runner, model, num_batches, show_progress=bool(missing))
+            check_reached(observations)
+            if missing:
+                initialize_(model, observations)
+        for quantizer in quantizers.values():
+            quantizer.broadcast_()
+        runner.logger.info(
+            f'LCQ: layers\n{layer_table(model, macs, num_images)}')
+        kept = len(quantizers) - len(missing)
+        if not missing:
+            return f'all {kept} quantizers came with the checkpoint'
+        return (f'{len(missing)} quantizers fitted to {num_images} images in '
+                f'{time.perf_counter() - start:.1f} s, {kept} came with the '
+                'checkpoint')
+
+
+def _module(runner: Runner) -> nn.Module:
+    model = runner.model
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def _quantizers(model: nn.Module) -> Iterator[Tuple[str, LCQQuantizer]]:
+    for name, module in model.named_modules():
+        if isinstance(module, LCQQuantizer):
+            yield name, module
+
+
+def _some(names: List[str], most: int = 3) -> str:
+    """Count names and show a few."""
+    if not names:
+        return '0'
+    shown = ', '.join(names[:most]) + (', ...' if len(names) > most else '')
+    return f'{len(names)} ({shown})'
+
+
+def _forward_batches(runner: Runner, model: nn.Module, num_batches: int,
+                     show_progress: bool) -> int:
+    """Pass random training images through the model; return their number."""
+    loader = runner.train_dataloader
+    batch_size = loader.batch_size or loader.batch_sampler.batch_size
+    dataset = loader.dataset
+    order = torch.randperm(len(dataset)).tolist()
+    batches = DataLoader(
+        Subset(dataset, order[:num_batches * batch_size]),
+        batch_size=batch_size,
+        collate_fn=loader.collate_fn)
+    bar = (
+        ProgressBar(len(batches))
+        if show_progress and is_main_process() else None)
+    for batch in batches:
+        data = model.data_preprocessor(batch, False)
+        model(**data, mode='tensor')
+        if bar:
+            bar.update()
+    if bar:
+        bar.file.write('\n')
+    return min(len(order), num_batches * batch_size)
+
+
+def _describe_norms(model: nn.Module) -> str:
+    model.train()
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    trained = sum(norm.training for norm in norms)
+    return (f'{trained} batch norm layers follow their statistics, '
+            f'{len(norms) - trained} keep them')
+
+
+def _describe_frozen(model: nn.Module) -> str:
+    frozen = [
+        name for name, layer in lcq_layers(model)
+        if not layer.weight.requires_grad
+    ]
+    return f'{_some(frozen)} quantized layers'

@@ -1,0 +1,167 @@
+"""The CPU kernel: fused loops over all cores, compiled by numba on first use.
+
+One pass forward and one backward; only the input is kept in between. The
+work is cut into the same chunks whatever the number of threads, so results
+do not depend on it.
+"""
+import numba
+import numpy as np
+import torch
+from numba import njit, prange
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lcq_mmdet.functional import lcq_quantize_reference
+
+from .cells import Tables, make_tables, num_cells, parameter_gradients
+
+_TILE = 512
+_MAX_CHUNKS = 64
+_LANES = 4
+
+
+@njit(inline='always')
+def _locate(x, clip, slopes, knots, s, signed):
+    """Find magnitude over clip, interval and code of one float32 value."""
+    magnitude = abs(x) if signed else max(x, np.float32(0))
+    v = magnitude / clip
+    v = v if v < np.float32(1) else np.float32(1)
+    num_intervals = np.int32(len(slopes))
+    scaled = v * np.float32(num_intervals)
+    i = min(np.int32(scaled), np.int32(num_intervals - 1))
+    offset = np.float32(i) / np.float32(num_intervals)
+    u = slopes[i] * (v - offset) + knots[i]
+    code = min(np.int32(np.rint(u * s)), np.int32(s))
+    return v, i, code
+
+
+@njit(inline='always')
+def _forward_chunk(x, y, clip, slopes, knots, levels, s, signed):
+    for n in range(len(x)):
+        _, _, code = _locate(x[n], clip, slopes, knots, s, signed)
+        value = clip * levels[code]
+        value = -value if x[n] < np.float32(0) and signed else value
+        y[n] = value if x[n] == x[n] else x[n]
+
+
+@njit(parallel=True, cache=True)
+def _forward(x, y, clip, slopes, knots, levels, signed):
+    s = np.float32(len(levels) - 1)
+    chunk = _chunk_size(len(x))
+    for b in prange((len(x) + chunk - 1) // chunk):
+        part = slice(b * chunk, min((b + 1) * chunk, len(x)))
+        _forward_chunk(x[part], y[part], clip, slopes, knots, levels, s,
+                       signed)
+
+
+@njit(inline='always')
+def _chunk_size(size):
+    tiles = (size + _TILE - 1) // _TILE
+    return (tiles + _MAX_CHUNKS - 1) // _MAX_CHUNKS * _TILE
+
+
+@njit(parallel=True, cache=True)
+def _backward(x, dy, dx, clip, slopes, knots, levels, signed):
+    """Write dx; return sums of each chunk, (chunks, 2, K + s + 1).
+
+    The last cell holds what lies outside the clip.
+    """
+    s = np.float32(len(levels) - 1)
+    cells = len(slopes) + len(levels)
+    chunk = _chunk_size(len(x))
+    chunks = (len(x) + chunk - 1) // chunk
+    sums = np.zeros((chunks, 2, cells))
+    for b in prange(chunks):
+        lanes = np.zeros((_LANES, cells, 2))
+        cell = np.empty(_TILE, np.int32)
+        first = np.empty(_TILE, np.float32)
+        moment = np.empty(_TILE, np.float32)
+        for start in range(b * chunk, min((b + 1) * chunk, len(x)), _TILE):
+            size = min(_TILE, len(x) - start)
+            for n in range(size):
+                value = x[start + n]
+                v, i, code = _locate(value, clip, slopes, knots, s, signed)
+                inside = v < np.float32(1)
+                positive = value > np.float32(0)
+                grad = dy[start + n]
+                passes = inside and (positive or signed)
+                dx[start + n] = grad if passes else np.float32(0)
+                negative = signed and value < np.float32(0)
+                first[n] = (grad if positive else
+                            -grad if negative else np.float32(0))
+                moment[n] = first[n] * v
+                cell[n] = i + code if inside else cells - 1
+            for n in range(size):
+                lane = n % _LANES
+                lanes[lane, cell[n], 0] += first[n]
+                lanes[lane, cell[n], 1] += moment[n]
+        for lane in range(_LANES):
+            for c in range(cells):
+                sums[b, 0, c] += lanes[lane, c, 0]
+                sums[b, 1, c] += lanes[lane, c, 1]
+    return sums
+
+
+def _flat(x: Tensor) -> np.ndarray:
+    """View a dense tensor, whatever its memory format, as one dimension."""
+    return x.detach().as_strided((x.numel(), ), (1, )).numpy()
+
+
+def _arrays(tables: Tables) -> 'list[np.ndarray]':
+    return [table.numpy() for table in tables]
+
+
+def _use_threads_of_torch() -> None:
+    numba.set_num_threads(
+        min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+
+
+class _Quantize(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, x, clip, theta, bits, signed):
+        # empty_like is dense for every input, and x takes on its strides.
+        y = torch.empty_like(x, dtype=torch.float32)
+        dense = x if x.stride() == y.stride() else y.copy_(x)
+        dense = dense.float()
+        tables = make_tables(theta.float(), bits, signed)
+        _use_threads_of_torch()
+        _forward(_flat(dense), _flat(y), np.float32(clip.item()),
+                 *_arrays(tables), signed)
+        ctx.save_for_backward(x, clip, theta)
+        ctx.bits, ctx.signed = bits, signed
+        return y.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, clip, theta = ctx.saved_tensors
+        dx = torch.empty_like(x, dtype=torch.float32)
+        dense = [
+            t.float() if t.stride() == dx.stride() else
+            torch.empty_like(dx).copy_(t) for t in (x, grad)
+        ]
+        tables = make_tables(theta.float(), ctx.bits, ctx.signed)
+        _use_threads_of_torch()
+        sums = _backward(_flat(dense[0]), _flat(dense[1]), _flat(dx),
+                         np.float32(clip.item()), *_arrays(tables),
+                         ctx.signed)
+        total = torch.from_numpy(sums.sum(0))
+        cells = num_cells(theta, ctx.bits, ctx.signed)
+        grad_clip, grad_theta = parameter_gradients(
+            total[:, :cells], total[0, cells], clip.detach().double(),
+            theta.detach().double(), tables)
+        return (dx.to(x.dtype), grad_clip.to(clip.dtype),
+                grad_theta.to(theta.dtype), None, None)
+
+
+def lcq_quantize_cpu(x: Tensor, clip: Tensor, theta: Tensor, bits: int,
+                     signed: bool) -> Tensor:
+    """Quantize on the CPU in float32; float64 goes to the reference.
+
+    Same arguments, result, gradients and errors as
+    :func:`~lcq_mmdet.functional.lcq_quantize_reference`.
+    """
+    if x.dtype == torch.float64 or not x.numel():
+        return lcq_quantize_reference(x, clip, theta, bits, signed)
+    return _Quantize.apply(x, clip, theta, bits, signed)

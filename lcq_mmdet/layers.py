@@ -1,0 +1,88 @@
+"""The quantized convolution, from a float one and back to it."""
+from typing import Any, Dict
+
+from torch import Tensor, nn
+
+from lcq_mmdet.config import QuantizerConfig
+from lcq_mmdet.quantizer import LCQQuantizer
+
+
+class LCQConv2d(nn.Conv2d):
+    """Convolve a quantized input with a quantized weight.
+
+    ``weight`` and ``bias`` keep their names, shapes and float values, so a
+    float checkpoint loads unchanged. The bias stays in float.
+
+    Args:
+        *args: Arguments of :class:`torch.nn.Conv2d`.
+        config: Settings of both quantizers.
+        **kwargs: Keyword arguments of :class:`torch.nn.Conv2d`.
+    """
+
+    def __init__(self,
+                 *args,
+                 config: QuantizerConfig = QuantizerConfig(),
+                 **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.act_quantizer = LCQQuantizer(config, is_weight=False)
+        self.weight_quantizer = LCQQuantizer(config, is_weight=True)
+
+    @classmethod
+    def from_conv2d(cls, conv: nn.Conv2d,
+                    config: QuantizerConfig) -> 'LCQConv2d':
+        """Make a quantized convolution that shares a float one's parameters.
+
+        Args:
+            conv: A plain convolution, on any device, in any mode.
+            config: Settings of both quantizers.
+        """
+        layer = cls(**_arguments(conv), config=config)
+        layer.register_parameter('weight', conv.weight)
+        layer.register_parameter('bias', conv.bias)
+        for quantizer in (layer.act_quantizer, layer.weight_quantizer):
+            quantizer.to(conv.weight.device)
+        return layer.train(conv.training)
+
+    def to_conv2d(self) -> nn.Conv2d:
+        """Make a plain convolution with the quantized weight.
+
+        The input is not quantized any more: apply ``act_quantizer`` before.
+        """
+        conv = nn.Conv2d(**_arguments(self))
+        conv.weight = nn.Parameter(self.quantized_weight().detach())
+        conv.bias = self.bias
+        return conv.train(self.training)
+
+    def quantized_weight(self) -> Tensor:
+        """Quantize the weight, shape (out, in / groups, height, width)."""
+        return self.weight_quantizer(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x``, shape (batch, in, height, width)."""
+        return self._conv_forward(
+            self.act_quantizer(x), self.quantized_weight(), self.bias)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        replaces = name in ('weight', 'bias') and name in self.__dict__.get(
+            '_parameters', {}) and getattr(self, name) is not value
+        if replaces and hasattr(self, 'weight_quantizer'):
+            raise RuntimeError(
+                f'the {name} of an LCQ convolution cannot be replaced, because '
+                'its quantizer was learned for it. Fusing batch normalization '
+                '(--fuse-conv-bn, fuse_conv_bn) is not supported; change '
+                'values in place')
+        super().__setattr__(name, value)
+
+
+def _arguments(conv: nn.Conv2d) -> Dict[str, Any]:
+    return dict(
+        in_channels=conv.in_channels,
+        out_channels=conv.out_channels,
+        kernel_size=conv.kernel_size,
+        stride=conv.stride,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        groups=conv.groups,
+        bias=conv.bias is not None,
+        padding_mode=conv.padding_mode,
+        device='meta')

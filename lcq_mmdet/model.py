@@ -1,0 +1,119 @@
+"""From a config of a float detector to a quantized one."""
+import copy
+from typing import Optional
+
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
+
+from lcq_mmdet.config import QuantizerConfig
+from lcq_mmdet.convert import convert_
+from lcq_mmdet.errors import LCQError
+
+#: Learning rate and decay of the quantizers beside the weights'.
+CUSTOM_KEYS = {
+    '_quantizer.': dict(decay_mult=0.),
+    '_quantizer.theta': dict(lr_mult=10., decay_mult=0.),
+}
+_QUANTIZATION_KEYS = (
+    'bits', 'modules', 'first_layer_bits', 'exclude', 'overrides',
+    'frozen_stages', 'norm_eval', *QuantizerConfig.__dataclass_fields__)
+
+
+@MODELS.register_module()
+def LCQModel(float_type: str,
+             frozen_stages: Optional[int] = -1,
+             norm_eval: Optional[bool] = False,
+             **cfg) -> nn.Module:
+    """Build a float model and convert it in place.
+
+    The config stays flat and the result is an object of the float class, so
+    keys of float checkpoints, ``init_detector`` and
+    ``--cfg-options model.backbone...`` work as before.
+
+    Args:
+        float_type: Registered type of the float model.
+        frozen_stages: What the backbone's key of that name becomes, where
+            the config sets one: a frozen stage would freeze its clips and
+            thetas too. ``None`` keeps the config's value.
+        norm_eval: What the backbone's key of that name becomes, where it has
+            one: quantization moves the statistics that batch normalization
+            has to follow. ``None`` keeps the backbone's value.
+        **cfg: The float model's own keys, and the arguments of
+            :func:`~lcq_mmdet.convert_`.
+
+    Raises:
+        LCQError: If ``float_type`` is not registered, or as in
+            :func:`~lcq_mmdet.convert_`.
+    """
+    options = {key: cfg.pop(key) for key in _QUANTIZATION_KEYS if key in cfg}
+    with MODELS.switch_scope_and_registry(None) as registry:
+        if registry.get(float_type) is None:
+            raise LCQError(
+                f'model.float_type={float_type!r}: no such model is '
+                f'registered in the scope {registry.scope!r}')
+    backbone = cfg.get('backbone')
+    if frozen_stages is not None and 'frozen_stages' in (backbone or {}):
+        cfg['backbone'] = dict(backbone, frozen_stages=frozen_stages)
+    model = MODELS.build(dict(type=float_type, **cfg))
+    built_backbone = getattr(model, 'backbone', None)
+    if norm_eval is not None and hasattr(built_backbone, 'norm_eval'):
+        built_backbone.norm_eval = norm_eval
+    convert_(model, **options)
+    return model
+
+
+def apply_lcq(cfg: Config, bits: Optional[int] = 4, **options) -> Config:
+    """Turn any config of a float model into one of a quantized model.
+
+    The given config is not changed. Applied to a quantized model's config,
+    it changes the options that are given.
+
+    Args:
+        cfg: Config of an mmengine runner with a key ``model``.
+        bits: Bit-width of weights and inputs, 2 to 8; ``None`` leaves it to
+            ``weight_bits`` and ``act_bits``.
+        **options: Further keys of :func:`LCQModel`.
+
+    Raises:
+        LCQError: If an option is unknown or there is no model to convert.
+
+    Examples:
+        >>> cfg = Config(dict(model=dict(type='RetinaNet')))
+        >>> apply_lcq(cfg, bits=3).model
+        {'type': 'LCQModel', 'float_type': 'RetinaNet', 'bits': 3}
+    """
+    if 'type' not in cfg.get('model', {}):
+        raise LCQError('model.type: the config has none, so there is no model '
+                       'to quantize')
+    for key in options:
+        if key not in _QUANTIZATION_KEYS:
+            raise LCQError(f'{key}={options[key]!r}: no such option; there '
+                           f'are {", ".join(_QUANTIZATION_KEYS)}')
+    if bits is not None:
+        options['bits'] = bits
+    QuantizerConfig().updated({
+        key: value
+        for key, value in options.items()
+        if key in ('bits', *QuantizerConfig.__dataclass_fields__)
+    })
+
+    cfg = copy.deepcopy(cfg)
+    if cfg.model.type == 'LCQModel':
+        if bits is not None:
+            cfg.model.pop('weight_bits', None)
+            cfg.model.pop('act_bits', None)
+        cfg.model.update(options)
+    else:
+        float_type = cfg.model.pop('type')
+        cfg.model = dict(
+            type='LCQModel', float_type=float_type, **options, **cfg.model)
+    cfg.merge_from_dict(
+        dict(
+            default_hooks=dict(lcq=dict(type='LCQHook')),
+            optim_wrapper=dict(paramwise_cfg=dict(custom_keys=CUSTOM_KEYS))))
+    imports = cfg.setdefault(
+        'custom_imports', dict(imports=[], allow_failed_imports=False))
+    if 'lcq_mmdet' not in imports['imports']:
+        imports['imports'] = [*imports['imports'], 'lcq_mmdet']
+    return cfg

@@ -1,0 +1,138 @@
+"""The quantizer of one tensor: its state and its forward."""
+import torch
+from mmengine.dist import broadcast
+from torch import Tensor, nn
+
+from lcq_mmdet.config import QuantizerConfig
+from lcq_mmdet.functional import (check_bits, lcq_quantize, levels,
+                                  lloyd_max_init, mse_init, num_steps)
+
+_MIN_STD = 1e-5
+
+
+class LCQQuantizer(nn.Module):
+    """Quantize one tensor with a learned clip and compander.
+
+    The state is two parameters, ``clip``, shape (), and ``theta``, shape (K),
+    and two buffers, ``signed`` and ``initialized``, shape () and bool. All
+    have their final shape from the start and are only ever filled in place.
+
+    Args:
+        config: Settings of the layer.
+        is_weight: Whether the tensor is the layer's weight, which is signed
+            and normalized, or its input.
+    """
+    clip: nn.Parameter
+    theta: nn.Parameter
+    signed: Tensor
+    initialized: Tensor
+
+    def __init__(self, config: QuantizerConfig, is_weight: bool) -> None:
+        super().__init__()
+        self.config = config
+        self.bits = config.weight_bits if is_weight else config.act_bits
+        self.weight_norm = config.weight_norm if is_weight else 'none'
+        #: Let the input pass as it is, as calibration does.
+        self.bypass = False
+        self.clip = nn.Parameter(torch.ones(()))
+        self.theta = nn.Parameter(
+            torch.zeros(config.num_intervals),
+            requires_grad=config.learns_theta(self.bits, is_weight))
+        self.register_buffer('signed', torch.tensor(True))
+        self.register_buffer('initialized', torch.tensor(False))
+        self._read_buffers()
+
+    def _read_buffers(self) -> None:
+        """Mirror the buffers on the host, so that forward never waits."""
+        self.is_signed = bool(self.signed)
+        self.is_initialized = bool(self.initialized)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._read_buffers()
+
+    @property
+    def num_steps(self) -> int:
+        """Count the positive levels, s."""
+        return num_steps(self.bits, self.is_signed)
+
+    @property
+    def num_levels(self) -> int:
+        """Count all levels, zero among them."""
+        return self.num_steps * (2 if self.is_signed else 1) + 1
+
+    def levels(self) -> Tensor:
+        """List the output magnitudes over the clip, ascending, (s + 1)."""
+        return levels(self.theta, self.bits, self.is_signed)
+
+    def scale(self, x: Tensor) -> Tensor:
+        """Compute what the tensor is divided by, shape ()."""
+        if self.weight_norm == 'none':
+            return x.new_ones(())
+        return x.std(correction=0).clamp(min=_MIN_STD)
+
+    def center(self, x: Tensor) -> Tensor:
+        """Subtract the mean where the settings ask for it."""
+        return x - x.mean() if self.weight_norm == 'centered' else x
+
+    @torch.no_grad()
+    def initialize_(self, x: Tensor, signed: bool) -> None:
+        """Fill clip and theta from samples, in place.
+
+        Where all samples are zero, as in a weight that starts at zero, there
+        is nothing to fit and ``init='constant'`` applies.
+
+        Args:
+            x: Samples of the tensor, shape (N).
+            signed: Whether negative values get levels of their own.
+
+        Raises:
+            LCQError: If no sample is positive where ``signed`` is false, or
+                one is not finite.
+        """
+        x = self.center(x)
+        x = x / self.scale(x)
+        num_intervals = self.config.num_intervals
+        if self.config.init == 'constant' or not x.any():
+            clip = x.new_tensor(self.config.init_clip)
+            theta = x.new_zeros(num_intervals)
+        elif self.config.init == 'mse' or self.config.quantizer == 'uniform':
+            clip, theta = mse_init(x, self.bits, signed, num_intervals)
+        else:
+            clip, theta = lloyd_max_init(x, self.bits, signed, num_intervals)
+        self.clip.copy_(clip)
+        self.theta.copy_(theta)
+        self.signed.fill_(signed)
+        self.initialized.fill_(True)
+        self._read_buffers()
+
+    def broadcast_(self) -> None:
+        """Take over the state of rank 0, in place."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            broadcast(tensor.data)
+        self._read_buffers()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize ``x``, any shape and floating dtype.
+
+        Raises:
+            RuntimeError: If clip and theta were never filled in.
+        """
+        if self.bypass:
+            return x
+        if not self.is_initialized:
+            raise RuntimeError(
+                'this quantizer is not initialized: load an LCQ checkpoint, '
+                'or calibrate (LCQHook does before training and testing)')
+        x = self.center(x)
+        # std(w) Q(w / std(w); clip) is Q(w; clip std(w)).
+        clip = self.clip
+        if self.weight_norm != 'none':
+            clip = clip * self.scale(x)
+        return lcq_quantize(x, clip, self.theta, self.bits, self.is_signed)
+
+    def extra_repr(self) -> str:
+        """Show bits, signedness and number of levels."""
+        return (f'bits={self.bits}, signed={self.is_signed}, '
+                f'num_levels={self.num_levels}, '
+                f'initialized={self.is_initialized}')

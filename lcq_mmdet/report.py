@@ -1,0 +1,107 @@
+"""What a quantized model is made of, as tables."""
+import io
+from collections import Counter
+from contextlib import contextmanager
+from typing import Iterator, Mapping, Optional
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from lcq_mmdet.layers import LCQConv2d
+
+
+def render(table: Table, width: int = 120) -> str:
+    """Draw a table as text of at most ``width`` columns."""
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def count_macs(model: nn.Module) -> Iterator['Counter[str]']:
+    """Count multiply-accumulates of forward passes by layer.
+
+    Counts layers that multiply by a weight matrix: convolutions of any kind
+    and linear layers. A shared layer counts each of its calls.
+
+    Yields:
+        Numbers of multiply-accumulates by qualified name.
+    """
+    macs: 'Counter[str]' = Counter()
+    handles = []
+
+    def hook(name: str):
+
+        def count(module: nn.Module, inputs, output) -> None:
+            transposed = getattr(module, 'transposed', False)
+            positions: Tensor = inputs[0] if transposed else output
+            macs[name] += positions.numel() * module.weight[0].numel()
+
+        return count
+
+    for name, module in model.named_modules():
+        if getattr(getattr(module, 'weight', None), 'ndim', 0) >= 2:
+            handles.append(module.register_forward_hook(hook(name)))
+    try:
+        yield macs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def quantized_share(model: nn.Module, macs: Mapping[str, int]) -> float:
+    """Compute the share of multiply-accumulates in quantized layers, [0, 1].
+
+    Args:
+        model: A converted model.
+        macs: What :func:`count_macs` counted.
+    """
+    total = sum(macs.values())
+    quantized = sum(count for name, count in macs.items()
+                    if isinstance(model.get_submodule(name), LCQConv2d))
+    return quantized / total if total else 0.
+
+
+def layer_table(model: nn.Module,
+                macs: Optional[Mapping[str, int]] = None,
+                num_images: int = 1) -> str:
+    """Tabulate a converted model's layers, quantized or left in float.
+
+    Args:
+        model: What :func:`~lcq_mmdet.convert_` has converted.
+        macs: What :func:`count_macs` counted, if it did.
+        num_images: Number of images it counted over.
+
+    Returns:
+        Text with a row a layer: bits and levels of weight and input, whether
+        the input is signed (``?`` before calibration), the share of all
+        multiply-accumulates, and why a layer stays in float.
+    """
+    macs = macs or {}
+    total = sum(macs.values())
+    table = Table(box=box.SIMPLE, show_footer=bool(total))
+    summary = model.lcq_summary
+    share = quantized_share(model, macs)
+    table.add_column('layer', 'quantized')
+    for heading in ('bits W/A', 'input', 'levels W/A'):
+        table.add_column(heading, justify='right')
+    table.add_column('MACs', f'{share:.1%}', justify='right')
+    table.add_column('left in float because',
+                     f'of {total / num_images / 1e9:.3g} GMACs an image')
+
+    for name, module in model.named_modules():
+        part = f'{macs.get(name, 0) / total:.1%}' if total else ''
+        if isinstance(module, LCQConv2d):
+            weight, act = module.weight_quantizer, module.act_quantizer
+            known = act.is_initialized
+            table.add_row(
+                name, f'{weight.bits}/{act.bits}',
+                ('signed' if act.is_signed else 'unsigned') if known else '?',
+                f'{weight.num_levels}/{act.num_levels if known else "?"}',
+                part)
+        elif name in summary.left_float:
+            table.add_row(name, 'float', '', '', part,
+                          summary.left_float[name])
+    return render(table)
