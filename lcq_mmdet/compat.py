@@ -7,7 +7,6 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
-
 _METHODS = {
     HistoryBuffer: ('current', 'max', 'mean', 'min'),
     OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
@@ -36,8 +35,8 @@ def allow_checkpoint_globals() -> None:
         *_METHODS, (_method, 'builtins.getattr'), np.ndarray, np.dtype, *dtypes
     ]
     # numpy 2 moved these; files written with numpy 1 name the old module.
-    for function in (np.array(0.).__reduce__()[0],
-                     np.float64(0).__reduce__()[0]):
+    for name, value in (('_reconstruct', np.array(0.)), ('scalar',
+                                                         np.float64(0))):
         for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-            allowed.append((function, f'{module}.{function.__name__}'))
+            allowed.append((value.__reduce__()[0], f'{module}.{name}'))
     torch.serialization.add_safe_globals(allowed)

@@ -37,8 +37,8 @@ class LCQConv2d(nn.Conv2d):
             config: Settings of both quantizers.
         """
         layer = cls(**_arguments(conv), config=config)
-        layer.register_parameter('weight', conv.weight)
-        layer.register_parameter('bias', conv.bias)
+        for name, parameter in conv.named_parameters():
+            layer.register_parameter(name, parameter)
         for quantizer in (layer.act_quantizer, layer.weight_quantizer):
             quantizer.to(conv.weight.device)
         return layer.train(conv.training)
@@ -67,8 +67,8 @@ class LCQConv2d(nn.Conv2d):
             '_parameters', {}) and getattr(self, name) is not value
         if replaces and hasattr(self, 'weight_quantizer'):
             raise RuntimeError(
-                f'the {name} of an LCQ convolution cannot be replaced, because '
-                'its quantizer was learned for it. Fusing batch normalization '
+                f'the {name} of an LCQ convolution cannot be replaced: its '
+                'quantizer was learned for it. Fusing batch normalization '
                 '(--fuse-conv-bn, fuse_conv_bn) is not supported; change '
                 'values in place')
         super().__setattr__(name, value)

@@ -52,13 +52,13 @@ def LCQModel(float_type: str,
             raise LCQError(
                 f'model.float_type={float_type!r}: no such model is '
                 f'registered in the scope {registry.scope!r}')
-    backbone = cfg.get('backbone')
-    if frozen_stages is not None and 'frozen_stages' in (backbone or {}):
-        cfg['backbone'] = dict(backbone, frozen_stages=frozen_stages)
+    keys = cfg.get('backbone', {})
+    if frozen_stages is not None and 'frozen_stages' in keys:
+        cfg['backbone'] = dict(keys, frozen_stages=frozen_stages)
     model = MODELS.build(dict(type=float_type, **cfg))
-    built_backbone = getattr(model, 'backbone', None)
-    if norm_eval is not None and hasattr(built_backbone, 'norm_eval'):
-        built_backbone.norm_eval = norm_eval
+    if norm_eval is not None and hasattr(
+            getattr(model, 'backbone', None), 'norm_eval'):
+        model.backbone.norm_eval = norm_eval
     convert_(model, **options)
     return model
 

@@ -4,8 +4,8 @@ from mmengine.dist import broadcast
 from torch import Tensor, nn
 
 from lcq_mmdet.config import QuantizerConfig
-from lcq_mmdet.functional import (check_bits, lcq_quantize, levels,
-                                  lloyd_max_init, mse_init, num_steps)
+from lcq_mmdet.functional import (lcq_quantize, levels, lloyd_max_init,
+                                  mse_init, num_steps)
 
 _MIN_STD = 1e-5
 
@@ -126,9 +126,8 @@ class LCQQuantizer(nn.Module):
                 'or calibrate (LCQHook does before training and testing)')
         x = self.center(x)
         # std(w) Q(w / std(w); clip) is Q(w; clip std(w)).
-        clip = self.clip
-        if self.weight_norm != 'none':
-            clip = clip * self.scale(x)
+        normalized = self.weight_norm != 'none'
+        clip = self.clip * self.scale(x) if normalized else self.clip
         return lcq_quantize(x, clip, self.theta, self.bits, self.is_signed)
 
     def extra_repr(self) -> str:

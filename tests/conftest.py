@@ -1,12 +1,43 @@
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import settings
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
+from lcq_mmdet import apply_lcq
 from lcq_mmdet.datasets import generate_toy_coco
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
 
 settings.register_profile('lcq', deadline=None, max_examples=50,
                           derandomize=True)
 settings.load_profile('lcq')
+
+
+def tiny_options(toy_coco):
+    """Options that make any toy config small, on the data at ``toy_coco``."""
+    options = {
+        'model.backbone.base_channels': 8,
+        'model.neck.in_channels': [8, 16, 32, 64],
+        'model.neck.out_channels': 16,
+        'model.bbox_head.in_channels': 16,
+        'model.bbox_head.feat_channels': 16,
+        'model.bbox_head.stacked_convs': 1,
+        'model.test_cfg.score_thr': 0.,
+        'train_dataloader.batch_size': 8,
+        'train_cfg.max_epochs': 2,
+        'train_cfg.val_interval': 2,
+        'val_evaluator.ann_file':
+        str(toy_coco / 'annotations/instances_val2017.json'),
+        'default_hooks.checkpoint.max_keep_ckpts': -1,
+    }
+    for split in ('train', 'val', 'test'):
+        options[f'{split}_dataloader.dataset.data_root'] = str(toy_coco)
+    options['test_evaluator.ann_file'] = options['val_evaluator.ann_file']
+    return options
 
 
 @pytest.fixture(autouse=True)
@@ -20,3 +51,37 @@ def toy_coco(tmp_path_factory):
     root = tmp_path_factory.mktemp('data') / 'toy_coco'
     generate_toy_coco(root, num_images=32, size=64, seed=0)
     return root
+
+
+@pytest.fixture
+def tiny_config(toy_coco, tmp_path):
+    """A float RetinaNet that trains on the generated data in seconds."""
+    cfg = Config.fromfile(CONFIGS / 'toy' / 'retinanet_r18_toy.py')
+    cfg.merge_from_dict(tiny_options(toy_coco))
+    cfg.work_dir = str(tmp_path / 'float')
+    cfg.log_level = 'WARNING'
+    return cfg
+
+
+@pytest.fixture(scope='session')
+def float_checkpoint(toy_coco, tmp_path_factory):
+    """A checkpoint of ``tiny_config``, as untrained as it was built."""
+    cfg = Config.fromfile(CONFIGS / 'toy' / 'retinanet_r18_toy.py')
+    cfg.merge_from_dict(tiny_options(toy_coco))
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    path = tmp_path_factory.mktemp('float') / 'float.pth'
+    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
+    return str(path)
+
+
+@pytest.fixture
+def lcq_config(tiny_config, float_checkpoint, tmp_path):
+    """``tiny_config`` at 4 bits, from ``float_checkpoint``."""
+    cfg = apply_lcq(tiny_config, bits=4)
+    cfg.load_from = float_checkpoint
+    cfg.default_hooks.lcq.num_batches = 2
+    cfg.work_dir = str(tmp_path / 'lcq')
+    return cfg

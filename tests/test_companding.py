@@ -10,9 +10,8 @@ from strategies import cases, thetas
 
 from lcq_mmdet import functional
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.functional import (compress, expand, lcq_quantize_reference,
-                                  levels, num_steps)
-from lcq_mmdet.functional import companding, dispatch
+from lcq_mmdet.functional import (companding, compress, dispatch, expand,
+                                  lcq_quantize_reference, levels, num_steps)
 
 
 @pytest.mark.parametrize('module', [companding, dispatch])

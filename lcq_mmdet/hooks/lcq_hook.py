@@ -2,7 +2,7 @@ import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
-from mmengine.dist import broadcast, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
@@ -17,7 +17,7 @@ from lcq_mmdet.calibration import (check_reached, fixed_random_state,
 from lcq_mmdet.convert import lcq_layers
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantizer import LCQQuantizer
-from lcq_mmdet.report import count_macs, layer_table
+from lcq_mmdet.report.layers import count_macs, layer_table
 
 _SEED = 0
 
@@ -149,9 +149,8 @@ class LCQHook(Hook):
                                     for _, q in _quantizers(model)):
             return
         self._check_float(model)
-        runner.logger.info(
-            f'LCQ: post-training quantization, {self._calibrate(runner, model)}'
-        )
+        calibrated = self._calibrate(runner, model)
+        runner.logger.info(f'LCQ: post-training quantization, {calibrated}')
         self._is_prepared = True
 
     def _check_float(self, model: nn.Module) -> None:
@@ -258,7 +257,7 @@ def _forward_batches(runner: Runner, model: nn.Module, num_batches: int,
         ProgressBar(len(batches))
         if show_progress and is_main_process() else None)
     for batch in batches:
-        data = model.data_preprocessor(batch, False)
+        data = model.data_preprocessor(batch, False)  # type: ignore
         model(**data, mode='tensor')
         if bar:
             bar.update()

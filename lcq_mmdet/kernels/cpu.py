@@ -21,27 +21,28 @@ _LANES = 4
 
 
 @njit(inline='always')
-def _locate(x, clip, slopes, knots, s, signed):
-    """Find magnitude over clip, interval and code of one float32 value."""
-    magnitude = abs(x) if signed else max(x, np.float32(0))
-    v = magnitude / clip
-    v = v if v < np.float32(1) else np.float32(1)
-    num_intervals = np.int32(len(slopes))
-    scaled = v * np.float32(num_intervals)
-    i = min(np.int32(scaled), np.int32(num_intervals - 1))
-    offset = np.float32(i) / np.float32(num_intervals)
-    u = slopes[i] * (v - offset) + knots[i]
-    code = min(np.int32(np.rint(u * s)), np.int32(s))
-    return v, i, code
+def _locate(x, clip, slopes, knots, s, signed, v, interval, code):
+    """Find magnitude over clip, interval and code of a tile of float32.
+
+    Short loops over small buffers, because these the compiler vectorizes.
+    """
+    num_intervals = np.float32(len(slopes))
+    for n in range(len(x)):
+        magnitude = abs(x[n]) if signed else max(x[n], np.float32(0))
+        ratio = magnitude / clip
+        v[n] = ratio if ratio < np.float32(1) else np.float32(1)
+        interval[n] = np.int32(v[n] * num_intervals)
+    for n in range(len(x)):
+        i = min(interval[n], np.int32(len(slopes) - 1))
+        u = slopes[i] * (v[n] - np.float32(i) / num_intervals) + knots[i]
+        interval[n] = i
+        code[n] = np.int32(min(np.rint(u * s), s))
 
 
 @njit(inline='always')
-def _forward_chunk(x, y, clip, slopes, knots, levels, s, signed):
-    for n in range(len(x)):
-        _, _, code = _locate(x[n], clip, slopes, knots, s, signed)
-        value = clip * levels[code]
-        value = -value if x[n] < np.float32(0) and signed else value
-        y[n] = value if x[n] == x[n] else x[n]
+def _chunk_size(size):
+    tiles = (size + _TILE - 1) // _TILE
+    return (tiles + _MAX_CHUNKS - 1) // _MAX_CHUNKS * _TILE
 
 
 @njit(parallel=True, cache=True)
@@ -49,15 +50,16 @@ def _forward(x, y, clip, slopes, knots, levels, signed):
     s = np.float32(len(levels) - 1)
     chunk = _chunk_size(len(x))
     for b in prange((len(x) + chunk - 1) // chunk):
-        part = slice(b * chunk, min((b + 1) * chunk, len(x)))
-        _forward_chunk(x[part], y[part], clip, slopes, knots, levels, s,
-                       signed)
-
-
-@njit(inline='always')
-def _chunk_size(size):
-    tiles = (size + _TILE - 1) // _TILE
-    return (tiles + _MAX_CHUNKS - 1) // _MAX_CHUNKS * _TILE
+        v = np.empty(_TILE, np.float32)
+        interval = np.empty(_TILE, np.int32)
+        code = np.empty(_TILE, np.int32)
+        for start in range(b * chunk, min((b + 1) * chunk, len(x)), _TILE):
+            tile = x[start:start + _TILE]
+            _locate(tile, clip, slopes, knots, s, signed, v, interval, code)
+            for n in range(len(tile)):
+                value = clip * levels[code[n]]
+                value = -value if tile[n] < np.float32(0) else value
+                y[start + n] = value if tile[n] == tile[n] else tile[n]
 
 
 @njit(parallel=True, cache=True)
@@ -73,28 +75,27 @@ def _backward(x, dy, dx, clip, slopes, knots, levels, signed):
     sums = np.zeros((chunks, 2, cells))
     for b in prange(chunks):
         lanes = np.zeros((_LANES, cells, 2))
-        cell = np.empty(_TILE, np.int32)
+        v = np.empty(_TILE, np.float32)
+        interval = np.empty(_TILE, np.int32)
+        code = np.empty(_TILE, np.int32)
         first = np.empty(_TILE, np.float32)
-        moment = np.empty(_TILE, np.float32)
         for start in range(b * chunk, min((b + 1) * chunk, len(x)), _TILE):
-            size = min(_TILE, len(x) - start)
-            for n in range(size):
-                value = x[start + n]
-                v, i, code = _locate(value, clip, slopes, knots, s, signed)
-                inside = v < np.float32(1)
-                positive = value > np.float32(0)
-                grad = dy[start + n]
-                passes = inside and (positive or signed)
-                dx[start + n] = grad if passes else np.float32(0)
-                negative = signed and value < np.float32(0)
-                first[n] = (grad if positive else
-                            -grad if negative else np.float32(0))
-                moment[n] = first[n] * v
-                cell[n] = i + code if inside else cells - 1
-            for n in range(size):
+            tile, grad = x[start:start + _TILE], dy[start:start + _TILE]
+            _locate(tile, clip, slopes, knots, s, signed, v, interval, code)
+            for n in range(len(tile)):
+                inside = v[n] < np.float32(1)
+                positive = tile[n] > np.float32(0)
+                negative = signed & (tile[n] < np.float32(0))
+                passes = inside & (positive | signed)
+                dx[start + n] = grad[n] if passes else np.float32(0)
+                first[n] = (grad[n] if positive else
+                            -grad[n] if negative else np.float32(0))
+                code[n] = (interval[n] + code[n] if inside else
+                           np.int32(cells - 1))
+            for n in range(len(tile)):
                 lane = n % _LANES
-                lanes[lane, cell[n], 0] += first[n]
-                lanes[lane, cell[n], 1] += moment[n]
+                lanes[lane, code[n], 0] += first[n]
+                lanes[lane, code[n], 1] += first[n] * v[n]
         for lane in range(_LANES):
             for c in range(cells):
                 sums[b, 0, c] += lanes[lane, c, 0]

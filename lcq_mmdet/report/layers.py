@@ -1,22 +1,15 @@
-"""What a quantized model is made of, as tables."""
-import io
+"""The table of a converted model's layers, and their share of the work."""
 from collections import Counter
 from contextlib import contextmanager
-from typing import Iterator, Mapping, Optional
+from typing import Any, Iterator, Mapping, Optional
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from lcq_mmdet.layers import LCQConv2d
 
-
-def render(table: Table, width: int = 120) -> str:
-    """Draw a table as text of at most ``width`` columns."""
-    console = Console(file=io.StringIO(), width=width)
-    console.print(table)
-    return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
+from .tables import render
 
 
 @contextmanager
@@ -34,7 +27,7 @@ def count_macs(model: nn.Module) -> Iterator['Counter[str]']:
 
     def hook(name: str):
 
-        def count(module: nn.Module, inputs, output) -> None:
+        def count(module: Any, inputs, output) -> None:
             transposed = getattr(module, 'transposed', False)
             positions: Tensor = inputs[0] if transposed else output
             macs[name] += positions.numel() * module.weight[0].numel()
@@ -82,7 +75,7 @@ def layer_table(model: nn.Module,
     macs = macs or {}
     total = sum(macs.values())
     table = Table(box=box.SIMPLE, show_footer=bool(total))
-    summary = model.lcq_summary
+    left_float: Any = getattr(model, 'lcq_summary').left_float
     share = quantized_share(model, macs)
     table.add_column('layer', 'quantized')
     for heading in ('bits W/A', 'input', 'levels W/A'):
@@ -101,7 +94,7 @@ def layer_table(model: nn.Module,
                 ('signed' if act.is_signed else 'unsigned') if known else '?',
                 f'{weight.num_levels}/{act.num_levels if known else "?"}',
                 part)
-        elif name in summary.left_float:
+        elif name in left_float:
             table.add_row(name, 'float', '', '', part,
-                          summary.left_float[name])
+                          left_float[name])
     return render(table)

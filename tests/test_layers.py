@@ -1,0 +1,171 @@
+import copy
+
+import pytest
+import torch
+from mmcv.cnn import fuse_conv_bn
+from torch import nn
+
+from lcq_mmdet import LCQConv2d, QuantizerConfig
+from lcq_mmdet.functional import lcq_quantize_reference
+
+GEOMETRIES = {
+    'plain': dict(kernel_size=3),
+    'stride': dict(kernel_size=3, stride=2, padding=1),
+    'groups': dict(kernel_size=3, groups=2, padding=1),
+    'depthwise': dict(kernel_size=3, groups=4, padding=1),
+    'dilation': dict(kernel_size=3, dilation=2, padding=2),
+    'no_bias': dict(kernel_size=1, bias=False),
+    'reflect': dict(kernel_size=3, padding=1, padding_mode='reflect'),
+    'circular': dict(kernel_size=5, padding=2, padding_mode='circular'),
+    'same': dict(kernel_size=(3, 5), padding='same'),
+}
+
+
+def make_layer(x=None, config=QuantizerConfig(), **geometry):
+    geometry = geometry or dict(kernel_size=3)
+    conv = nn.Conv2d(4, 8, **geometry)
+    layer = LCQConv2d.from_conv2d(conv, config)
+    x = torch.randn(2, 4, 9, 9) if x is None else x
+    layer.act_quantizer.initialize_(x, signed=bool((x < 0).any()))
+    layer.weight_quantizer.initialize_(layer.weight, signed=True)
+    return conv, layer, x
+
+
+@pytest.mark.parametrize('geometry', GEOMETRIES.values(), ids=GEOMETRIES)
+def test_geometry_is_kept(geometry):
+    conv, layer, x = make_layer(**geometry)
+    layer.act_quantizer.bypass = layer.weight_quantizer.bypass = True
+    assert torch.equal(layer(x), conv(x))
+
+
+@pytest.mark.parametrize('geometry', GEOMETRIES.values(), ids=GEOMETRIES)
+def test_to_conv2d_agrees_exactly(geometry):
+    _, layer, x = make_layer(**geometry)
+    plain = layer.to_conv2d()
+    assert type(plain) is nn.Conv2d
+    assert torch.equal(plain(layer.act_quantizer(x)), layer(x))
+    assert len(plain.weight.unique()) <= layer.weight_quantizer.num_levels
+
+
+def test_float_keys_and_parameters_are_kept():
+    conv, layer, _ = make_layer()
+    assert layer.weight is conv.weight and layer.bias is conv.bias
+    added = layer.state_dict().keys() - conv.state_dict().keys()
+    assert conv.state_dict().keys() < layer.state_dict().keys()
+    assert added == {
+        f'{child}_quantizer.{key}'
+        for child in ('act', 'weight')
+        for key in ('clip', 'theta', 'signed', 'initialized')
+    }
+
+
+def test_weight_is_quantized_in_units_of_its_deviation():
+    _, layer, _ = make_layer()
+    quantizer, weight = layer.weight_quantizer, layer.weight
+    std = weight.std(correction=0)
+    expected = std * lcq_quantize_reference(weight / std, quantizer.clip,
+                                            quantizer.theta, 4, True)
+    torch.testing.assert_close(layer.quantized_weight(), expected)
+
+
+@pytest.mark.parametrize('norm', ['std', 'none'])
+def test_quantized_weight_keeps_the_mean(norm):
+    config = QuantizerConfig(weight_bits=8, weight_norm=norm)
+    layer = LCQConv2d(4, 64, 3, config=config)
+    layer.weight.data += 0.5
+    layer.weight_quantizer.initialize_(layer.weight, signed=True)
+    mean = layer.quantized_weight().mean()
+    torch.testing.assert_close(mean, layer.weight.mean(), rtol=0.02, atol=0)
+
+
+def test_centering_drops_the_mean():
+    config = QuantizerConfig(weight_bits=8, weight_norm='centered')
+    layer = LCQConv2d(4, 64, 3, config=config)
+    layer.weight.data += 0.5
+    layer.weight_quantizer.initialize_(layer.weight, signed=True)
+    assert layer.quantized_weight().mean().abs() < 0.01
+
+
+@pytest.mark.parametrize('value', [0., 0.3])
+@pytest.mark.parametrize('norm', ['std', 'centered', 'none'])
+def test_constant_weight_gives_no_nan(value, norm):
+    layer = LCQConv2d(4, 8, 3, config=QuantizerConfig(weight_norm=norm))
+    layer.weight.data.fill_(value)
+    layer.weight_quantizer.initialize_(layer.weight, signed=True)
+    weight = layer.quantized_weight()
+    weight.sum().backward()
+    assert weight.isfinite().all()
+    assert layer.weight.grad.isfinite().all()
+    if norm != 'centered':
+        torch.testing.assert_close(weight, layer.weight)
+
+
+def test_non_negative_input_gets_all_levels():
+    _, layer, x = make_layer(x=torch.randn(2, 4, 64, 64).relu())
+    assert not layer.act_quantizer.is_signed
+    assert layer.act_quantizer.num_levels == 16
+    assert len(layer.act_quantizer(x).unique()) == 16
+
+
+def test_every_parameter_gets_a_gradient():
+    _, layer, x = make_layer()
+    layer(x).square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_uniform_quantizer_holds_theta_at_zero():
+    config = QuantizerConfig(quantizer='uniform')
+    _, layer, x = make_layer(config=config)
+    layer(x).sum().backward()
+    for quantizer in (layer.act_quantizer, layer.weight_quantizer):
+        assert quantizer.theta.grad is None and not quantizer.theta.any()
+        assert quantizer.clip.grad is not None
+
+
+@pytest.mark.parametrize('bits, learned', [(2, False), (3, True)])
+def test_theta_of_ternary_weights_can_be_held(bits, learned):
+    config = QuantizerConfig(weight_bits=bits, learn_ternary_theta=False)
+    layer = LCQConv2d(4, 8, 3, config=config)
+    assert layer.weight_quantizer.theta.requires_grad == learned
+    assert layer.act_quantizer.theta.requires_grad
+
+
+def test_state_survives_saving_and_loading():
+    _, layer, x = make_layer(x=torch.randn(2, 4, 9, 9).relu())
+    other = LCQConv2d(4, 8, 3)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(x), layer(x))
+
+
+def test_state_survives_deepcopy():
+    _, layer, x = make_layer()
+    assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+
+
+def test_initialization_fills_in_place():
+    layer = LCQConv2d(4, 8, 3)
+    before = {k: v.data_ptr() for k, v in layer.state_dict().items()}
+    layer.act_quantizer.initialize_(torch.randn(100).relu(), signed=False)
+    layer.weight_quantizer.initialize_(layer.weight, signed=True)
+    after = {k: v.data_ptr() for k, v in layer.state_dict().items()}
+    assert before == after
+
+
+def test_forward_before_initialization_is_refused():
+    with pytest.raises(RuntimeError, match='not initialized'):
+        LCQConv2d(4, 8, 3)(torch.randn(1, 4, 5, 5))
+
+
+def test_fusing_batch_norm_is_refused():
+    _, layer, _ = make_layer()
+    with pytest.raises(RuntimeError, match='fuse'):
+        fuse_conv_bn(nn.Sequential(layer, nn.BatchNorm2d(8)).eval())
+
+
+def test_autocast_runs_the_convolution_in_half():
+    _, layer, x = make_layer()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), layer(x), rtol=0.05, atol=0.05)

@@ -1,0 +1,99 @@
+import pytest
+from mmdet.models import RetinaNet
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from lcq_mmdet import LCQError, apply_lcq
+from lcq_mmdet.convert import lcq_layers
+
+
+def build(model):
+    init_default_scope('mmdet')
+    return MODELS.build(model)
+
+
+def test_result_is_of_the_float_class_and_keys(lcq_config, tiny_config):
+    model, float_model = build(lcq_config.model), build(tiny_config.model)
+    assert type(model) is RetinaNet
+    keys = [key for key in model.state_dict() if '_quantizer.' not in key]
+    assert keys == list(float_model.state_dict())
+
+
+def test_backbone_and_neck_are_quantized_and_the_head_is_not(lcq_config):
+    model = build(lcq_config.model)
+    names = [name for name, _ in lcq_layers(model)]
+    assert len(names) == 28
+    assert {name.split('.')[0] for name in names} == {'backbone', 'neck'}
+    left = model.lcq_summary.left_float
+    assert set(left.values()) == {'not in modules'}
+    assert all(name.startswith('bbox_head') for name in left)
+
+
+@pytest.mark.parametrize('given, built', [
+    (dict(), (-1, False)),
+    (dict(frozen_stages=2), (2, False)),
+    (dict(frozen_stages=None), (1, False)),
+    (dict(norm_eval=None), (-1, True)),
+])
+def test_frozen_stages_and_norm_eval(lcq_config, given, built):
+    lcq_config.model.backbone.update(frozen_stages=1, norm_eval=True)
+    backbone = build(dict(lcq_config.model, **given)).backbone
+    assert (backbone.frozen_stages, backbone.norm_eval) == built
+
+
+def test_default_leaves_no_quantizer_frozen_in_training(lcq_config):
+    lcq_config.model.backbone.update(frozen_stages=1, norm_eval=True)
+    model = build(lcq_config.model).train()
+    assert all(p.requires_grad for p in model.backbone.parameters())
+
+
+def test_unknown_float_type_is_named(lcq_config):
+    lcq_config.model.float_type = 'RetinaNot'
+    with pytest.raises(LCQError, match="float_type='RetinaNot': no such"):
+        build(lcq_config.model)
+
+
+def test_apply_lcq_does_what_the_mix_in_does(tiny_config, tmp_path):
+    base = tmp_path / 'base.py'
+    tiny_config.dump(base)
+    mix_in = tmp_path / 'mix_in.py'
+    mix_in.write_text('''
+_base_ = './base.py'
+model = dict(type='LCQModel', float_type=_base_.model.type, bits=3)
+default_hooks = dict(lcq=dict(type='LCQHook'))
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={
+    '_quantizer.': dict(decay_mult=0),
+    '_quantizer.theta': dict(lr_mult=10, decay_mult=0)}))
+''')
+    applied = apply_lcq(tiny_config, bits=3)
+    assert applied.to_dict() == dict(
+        Config.fromfile(mix_in).to_dict(), work_dir=tiny_config.work_dir)
+
+
+def test_apply_lcq_does_not_change_its_argument(tiny_config):
+    before = tiny_config.to_dict()
+    apply_lcq(tiny_config)
+    assert tiny_config.to_dict() == before
+
+
+def test_apply_lcq_again_changes_what_is_given(lcq_config):
+    cfg = apply_lcq(lcq_config, bits=None, weight_bits=2, exclude=['neck'])
+    cfg = apply_lcq(cfg, bits=3)
+    assert cfg.model.bits == 3 and 'weight_bits' not in cfg.model
+    assert cfg.model.exclude == ['neck']
+    assert cfg.model.float_type == 'RetinaNet'
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(bits=16), 'bits=16: must be an integer from 2 to 8'),
+    (dict(quantiser='lcq'), "quantiser='lcq': no such option"),
+    (dict(init='best'), "init='best': must be one of"),
+])
+def test_apply_lcq_names_mistakes(tiny_config, options, message):
+    with pytest.raises(LCQError, match=message):
+        apply_lcq(tiny_config, **options)
+
+
+def test_apply_lcq_needs_a_model():
+    with pytest.raises(LCQError, match='model.type'):
+        apply_lcq(Config(dict(model=dict())))

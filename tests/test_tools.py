@@ -1,0 +1,168 @@
+"""The command line tools, as a user calls them."""
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def call(tool, *args, cwd):
+    return subprocess.run(
+        [sys.executable, str(ROOT / 'tools' / tool), *map(str, args)],
+        cwd=cwd,
+        capture_output=True,
+        text=True)
+
+
+@pytest.fixture
+def refusal(tmp_path, monkeypatch, capfd):
+    """Call a tool that must fail; return its one line of error."""
+
+    def refused(tool, *args):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
+        with pytest.raises(SystemExit) as info:
+            runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
+        assert info.value.code == 2
+        error = capfd.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith('error: ')
+        return error
+
+    return refused
+
+
+@pytest.fixture
+def config_file(tiny_config, tmp_path):
+    tiny_config.pop('work_dir')
+    tiny_config.log_level = 'INFO'
+    path = tmp_path / 'tiny.py'
+    tiny_config.dump(path)
+    return path
+
+
+def test_float_to_4_bit_to_report(config_file, tmp_path):
+    def run(tool, *args):
+        result = call(tool, *args, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stdout + result.stderr
+
+    run('train.py', config_file)
+    run('train.py', config_file, '--bits', 4, '--work-dir', 'lcq',
+        '--cfg-options', 'load_from=work_dirs/tiny/epoch_2.pth')
+    assert torch.load(tmp_path / 'lcq/epoch_2.pth')['meta']['epoch'] == 2
+    run('train.py', config_file, '--bits', 4, '--work-dir', 'lcq', '--resume',
+        '--cfg-options', 'train_cfg.max_epochs=3',
+        'load_from=work_dirs/tiny/epoch_2.pth')
+    assert torch.load(tmp_path / 'lcq/epoch_3.pth')['meta']['epoch'] == 3
+    run('test.py', tmp_path / 'lcq/tiny.py', 'lcq/epoch_3.pth', '--out',
+        'predictions.pkl', '--work-dir', 'tested')
+    assert (tmp_path / 'predictions.pkl').stat().st_size
+
+    output = run('report.py', 'work_dirs/tiny', 'lcq', '--out-dir', 'report')
+    assert 'AP - float' in output
+    rows = json.loads((tmp_path / 'report/report.json').read_text())['rows']
+    assert [row['bits'] for row in rows] == ['float', '4/4']
+    assert all(0 <= row['metrics']['mAP'] <= 1 for row in rows)
+    for name in ('detections.png', 'levels.png'):
+        assert (tmp_path / 'report' / name).stat().st_size > 10000
+        assert str(tmp_path / 'report' / name) in output
+
+
+def test_float_checkpoint_is_quantized_before_testing(config_file, tmp_path,
+                                                      float_checkpoint):
+    for flags in ((), ('--tta', )):
+        result = call(
+            'test.py', config_file, float_checkpoint, '--weight-bits', 3,
+            '--act-bits', 8, '--show-dir', 'shown', *flags, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr[-3000:]
+        output = result.stdout + result.stderr
+        assert 'post-training quantization, 56 quantizers fitted' in output
+        assert '3/8' in output
+        assert list(tmp_path.glob('work_dirs/tiny/*/shown/*'))
+
+
+def test_coco_config_runs_on_a_folder_in_cocos_place(toy_coco, tmp_path,
+                                                     float_checkpoint):
+    """Everything but the size of the run is as the config has it."""
+    (tmp_path / 'data').mkdir()
+    shutil.copytree(toy_coco, tmp_path / 'data' / 'coco')
+    classes = [
+        category['name'] for category in json.loads(
+            (toy_coco / 'annotations/instances_val2017.json').read_text())
+        ['categories']
+    ]
+    metainfo = str(tuple(classes)).replace(' ', '')
+    result = call(
+        'train.py',
+        ROOT / 'configs/retinanet_lcq_4bit.py',
+        '--cfg-options',
+        f'train_dataloader.dataset.metainfo.classes={metainfo}',
+        f'val_dataloader.dataset.metainfo.classes={metainfo}',
+        'train_pipeline.2.scale=(64,64)',
+        'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+        'val_dataloader.dataset.pipeline.1.scale=(64,64)',
+        f'model.bbox_head.num_classes={len(classes)}',
+        'model.backbone.depth=18',
+        'model.backbone.base_channels=8',
+        'model.neck.in_channels=[8,16,32,64]',
+        'model.neck.out_channels=16',
+        'model.bbox_head.in_channels=16',
+        'model.bbox_head.feat_channels=16',
+        'model.bbox_head.stacked_convs=1',
+        'model.test_cfg.score_thr=0.',
+        'train_cfg.max_epochs=1',
+        f'load_from={float_checkpoint}',
+        cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'coco/bbox_mAP' in result.stdout + result.stderr
+
+
+def test_missing_coco_says_how_to_get_it(refusal):
+    error = refusal('train.py', ROOT / 'configs/retinanet_lcq_4bit.py')
+    assert ("train_dataloader.dataset.ann_file: 'data/coco/annotations/"
+            "instances_train2017.json' does not exist") in error
+    assert 'https://cocodataset.org' in error
+    assert 'configs/toy/' in error
+
+
+def test_published_config_is_found_by_name(refusal):
+    error = refusal('train.py',
+                    'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', '--bits',
+                    4)
+    assert 'train_dataloader.dataset.ann_file' in error
+
+
+@pytest.mark.parametrize('flags, message', [
+    (['--bits', 9], 'bits=9: must be an integer from 2 to 8'),
+    (['--weight-bits', 1], 'weight_bits=1: must be an integer from 2 to 8'),
+    (['--cfg-options', 'load_from=none.pth'],
+     "load_from='none.pth': no such file"),
+    (['--cfg-options', 'train_dataloader.dataset.data_root=elsewhere'],
+     "'elsewhere/annotations/instances_train2017.json' does not exist; "
+     'generate it'),
+    (['--auto-scale-lr'], 'auto_scale_lr.base_batch_size'),
+])
+def test_mistake_is_told_in_one_line(config_file, tmp_path, refusal, flags,
+                                     message):
+    assert message in refusal('train.py', config_file, *flags)
+    assert not (tmp_path / 'work_dirs').exists()
+
+
+@pytest.mark.parametrize('config, message', [
+    ('none.py', "config='none.py': no such file"),
+    ('mmdet::none.py', "config='mmdet::none.py'"),
+])
+def test_unknown_config_is_named(config, message, refusal):
+    assert message in refusal('train.py', config)
+
+
+def test_report_needs_trained_runs(tmp_path, refusal):
+    error = refusal('report.py', 'nothing', '--out-dir', 'out')
+    assert 'nothing: there is no config' in error
+    assert not (tmp_path / 'out').exists()
