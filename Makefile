@@ -1,6 +1,7 @@
 # make demo    set up, train float and 4 bits on generated data, report
 # make test    set up and run the tests
-# make check   set up and run the linters
+# make check   set up and run flake8, isort and mypy
+# make clean   remove the environment, the runs and the generated data
 # Every step leaves a mark in $(VENV) and is not done again; stop and repeat at will.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -49,4 +50,41 @@ $(VENV)/.ready: $(VENV)/.built requirements/runtime.txt requirements/tests.txt s
 	touch $@
 	say "The environment $(VENV) is ready"
 
+
 setup: $(VENV)/.ready
+
+DATA := data/toy_coco
+FLOAT := work_dirs/retinanet_r18_toy
+LCQ := work_dirs/retinanet_r18_lcq_4bit_toy
+DEMO := work_dirs/demo
+
+$(DATA): | $(VENV)/.ready
+	@$(SAY) "Generating a data set in COCO's format (seconds)"
+	$(BIN)/python tools/make_toy_coco.py $@
+
+$(FLOAT)/.trained: | $(VENV)/.ready $(DATA)
+	@$(SAY) "Training the float detector (about 4 minutes on two cores)"
+	$(BIN)/python tools/train.py configs/toy/retinanet_r18_toy.py --work-dir $(@D) --resume
+	touch $@
+
+$(LCQ)/.trained: $(FLOAT)/.trained
+	@$(SAY) "Quantizing to 4 bits and fine-tuning (about 1 minute on two cores)"
+	$(BIN)/python tools/train.py configs/toy/retinanet_r18_lcq_4bit_toy.py --work-dir $(@D) --resume
+	touch $@
+
+demo: $(LCQ)/.trained
+	@$(SAY) "Evaluating both side by side (seconds)"
+	$(BIN)/python tools/report.py $(FLOAT) $(LCQ) --out-dir $(DEMO)
+
+test: $(VENV)/.ready
+	@$(SAY) "Running the tests (about 5 minutes on two cores)"
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.ready
+	@$(SAY) "Running flake8, isort and mypy (about 1 minute)"
+	$(BIN)/python -m flake8 lcq_mmdet tools tests configs
+	$(BIN)/python -m isort --check-only lcq_mmdet tools tests
+	$(BIN)/python -m mypy
+
+clean:
+	rm -rf $(VENV) work_dirs $(DATA)

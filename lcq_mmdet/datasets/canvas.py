@@ -35,7 +35,7 @@ def _texture(rng: np.random.Generator, behind: np.ndarray,
              size: int) -> np.ndarray:
     """Return a shaded, patterned fill that stands out from what is behind."""
     height, width = behind.shape[:2]
-    colours = rng.uniform(20, 235, (3, 3)).astype(np.float32)
+    colours = rng.uniform(20, 235, (5, 3)).astype(np.float32)
     contrast = np.abs(colours - behind.mean((0, 1))).sum(1)
     colour = colours[contrast.argmax()]
     kind = rng.integers(4)

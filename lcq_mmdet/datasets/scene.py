@@ -11,8 +11,10 @@ from pycocotools import mask as coco_mask
 from .canvas import Canvas, waves
 from .shapes import CLASSES, OUTLINES
 
-SCALES = (0.07, 0.7)
+SCALES = (0.08, 0.85)
 """Smallest and largest object diameter, as a share of the image side."""
+_SCALE_SKEW = 0.5
+"""Exponent below 1 that makes large objects more frequent than small ones."""
 CROWD_RATE = 0.15
 """Probability that an image holds a bunch annotated as one crowd."""
 
@@ -61,7 +63,7 @@ def _placed(rng: np.random.Generator, category: str, diameter: float,
             centre: np.ndarray) -> list[np.ndarray]:
     """Return a category's contours in pixels, stretched and rotated."""
     stretch = np.exp(rng.uniform(-0.15, 0.15))
-    angle = rng.uniform(-0.5, 0.5)
+    angle = rng.uniform(-0.4, 0.4)
     turn = np.array([[np.cos(angle), -np.sin(angle)],
                      [np.sin(angle), np.cos(angle)]])
     matrix = diameter / 2 * turn * (stretch, 1 / stretch)
@@ -71,9 +73,10 @@ def _placed(rng: np.random.Generator, category: str, diameter: float,
 def _paint_object(canvas: Canvas, rng: np.random.Generator) -> dict:
     """Paint one object; return the start of its annotation."""
     label = int(rng.integers(len(CLASSES)))
-    diameter = canvas.size * np.exp(rng.uniform(*np.log(SCALES)))
+    low, high = SCALES
+    diameter = canvas.size * low * (high / low)**(rng.uniform()**_SCALE_SKEW)
     margin = 0.35 * diameter
-    places = rng.uniform(margin, canvas.size - margin, (4, 2))
+    places = rng.uniform(margin, canvas.size - margin, (6, 2))
     centre = min(places, key=lambda place: canvas.crowding(place, diameter))
     owner = canvas.add_object()
     canvas.paint(
@@ -119,12 +122,12 @@ def draw_scene(rng: np.random.Generator,
         [x, y, width, height] in pixels.
     """
     canvas = Canvas(_background(rng, size))
-    for _ in range(rng.integers(1, 5)):
+    for _ in range(rng.integers(1, 4)):
         _paint_clutter(canvas, rng)
     found = []
     if rng.random() < CROWD_RATE:
         found.append(_paint_crowd(canvas, rng))
-    for _ in range(rng.integers(4, 10)):
+    for _ in range(rng.integers(2, 7)):
         found.append(_paint_object(canvas, rng))
         if rng.random() < 0.2:
             _paint_clutter(canvas, rng)
