@@ -5,12 +5,19 @@ default_hooks = dict(lcq=dict(type='LCQHook'))
 
 max_epochs = 2
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-param_scheduler = dict(total_steps=max_epochs)
+# Not OneCycleLR, which would override lr_mult.
+param_scheduler = [
+    dict(
+        type='CosineAnnealingLR',
+        T_max=max_epochs,
+        eta_min_ratio=0.01,
+        convert_to_iter_based=True)
+]
 optim_wrapper = dict(
-    optimizer=dict(lr=2e-4),
+    optimizer=dict(lr=5e-4),
     paramwise_cfg=dict(
         custom_keys={
             '_quantizer.': dict(decay_mult=0),
             '_quantizer.theta': dict(lr_mult=10, decay_mult=0)
         }))
-load_from = 'work_dirs/retinanet_r18_toy/epoch_5.pth'
+load_from = 'work_dirs/retinanet_r18_toy/epoch_8.pth'

@@ -19,9 +19,11 @@ model = dict(
         in_channels=64,
         feat_channels=64,
         stacked_convs=2,
-        anchor_generator=dict(octave_base_scale=2)))
+        norm_cfg=dict(type='BN'),
+        anchor_generator=dict(octave_base_scale=2, ratios=[1.0])))
+train_dataloader = dict(batch_size=8)
 
-max_epochs = 5
+max_epochs = 8
 train_cfg = dict(
     type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict(type='ValLoop')
@@ -32,7 +34,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=10))
 param_scheduler = dict(
     type='OneCycleLR',
-    eta_max=2e-3,
+    eta_max=4e-3,
     total_steps=max_epochs,
     convert_to_iter_based=True)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from .canvas import Canvas, waves
 from .shapes import CLASSES, OUTLINES
 
-SCALES = (0.08, 0.85)
+SCALES = (0.05, 0.8)
 """Smallest and largest object diameter, as a share of the image side."""
 _SCALE_SKEW = 0.5
 """Exponent below 1 that makes large objects more frequent than small ones."""
