@@ -68,7 +68,7 @@ $(FLOAT)/.trained: | $(VENV)/.ready $(DATA)
 	touch $@
 
 $(LCQ)/.trained: $(FLOAT)/.trained
-	@$(SAY) "Quantizing to 4 bits and fine-tuning (about 1 minute on two cores)"
+	@$(SAY) "Quantizing to 4 bits and fine-tuning (about 2 minutes on two cores)"
 	$(BIN)/python tools/train.py configs/toy/retinanet_r18_lcq_4bit_toy.py --work-dir $(@D) --resume
 	touch $@
 

@@ -13,7 +13,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--images',
         type=int,
-        default=1000,
+        default=3000,
         help='number of training images; a fifth as many are made for '
         'validation in addition')
     parser.add_argument(

@@ -20,4 +20,4 @@ optim_wrapper = dict(
             '_quantizer.': dict(decay_mult=0),
             '_quantizer.theta': dict(lr_mult=10, decay_mult=0)
         }))
-load_from = 'work_dirs/retinanet_r18_toy/epoch_8.pth'
+load_from = 'work_dirs/retinanet_r18_toy/epoch_6.pth'

@@ -13,28 +13,30 @@ model = dict(
         frozen_stages=-1,
         norm_eval=False,
         init_cfg=None),
-    neck=dict(in_channels=[32, 64, 128, 256], out_channels=64),
+    neck=dict(
+        in_channels=[32, 64, 128, 256],
+        out_channels=64,
+        norm_cfg=dict(type='BN')),
     bbox_head=dict(
         num_classes=10,
         in_channels=64,
         feat_channels=64,
         stacked_convs=2,
-        norm_cfg=dict(type='BN'),
         anchor_generator=dict(octave_base_scale=2, ratios=[1.0])))
 train_dataloader = dict(batch_size=8)
 
-max_epochs = 8
+max_epochs = 6
 train_cfg = dict(
     type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=10))
 param_scheduler = dict(
     type='OneCycleLR',
-    eta_max=4e-3,
+    eta_max=2e-3,
     total_steps=max_epochs,
     convert_to_iter_based=True)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))
