@@ -122,13 +122,13 @@ def test_checkpoint_of_another_architecture_is_refused(
         lcq_config, float_checkpoint, tmp_path):
     state = state_of(float_checkpoint)
     state['backbone.conv1.weight'] = torch.zeros(4, 3, 7, 7)
-    del state['neck.lateral_convs.0.conv.bias']
+    del state['neck.lateral_convs.0.conv.weight']
     path = tmp_path / 'other.pth'
     torch.save(dict(state_dict=state), path)
     with pytest.raises(LCQError, match='another architecture') as info:
         train(lcq_config, load_from=str(path))
     assert 'backbone.conv1.weight' in str(info.value)
-    assert 'neck.lateral_convs.0.conv.bias' in str(info.value)
+    assert 'neck.lateral_convs.0.conv.weight' in str(info.value)
     train(lcq_config, **{
         'load_from': str(path),
         'default_hooks.lcq.require_float': False,
