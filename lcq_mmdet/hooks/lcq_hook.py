@@ -1,5 +1,5 @@
 import time
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import torch
 from mmengine.dist import is_main_process
@@ -14,24 +14,14 @@ from torch.utils.data import DataLoader, Subset
 
 from lcq_mmdet.calibration import (check_reached, fixed_random_state,
                                    initialize_, observe)
+from lcq_mmdet.checkpoint import KeyMatch, match_keys, some
 from lcq_mmdet.convert import lcq_layers
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantizer import LCQQuantizer
-from lcq_mmdet.report.layers import count_macs, layer_table
+from lcq_mmdet.report.cost import count_macs
+from lcq_mmdet.report.layers import layer_table
 
 _SEED = 0
-
-
-class _LoadedKeys(NamedTuple):
-    """How a checkpoint's float keys fit the model's."""
-    matched: List[str]
-    missing: List[str]
-    unexpected: List[str]
-
-    def __str__(self) -> str:
-        return (f'{len(self.matched)} keys matched, '
-                f'{_some(self.missing)} missing, '
-                f'{_some(self.unexpected)} unexpected')
 
 
 @HOOKS.register_module()
@@ -68,7 +58,7 @@ class LCQHook(Hook):
         self.num_batches = num_batches
         self.require_float = require_float
         self.check_interval = check_interval
-        self._loaded: Optional[_LoadedKeys] = None
+        self._loaded: Optional[KeyMatch] = None
         self._is_prepared = False
 
     def before_run(self, runner: Runner) -> None:
@@ -82,22 +72,7 @@ class LCQHook(Hook):
     def after_load_checkpoint(self, runner: Runner,
                               checkpoint: Dict[str, Any]) -> None:
         """Compare the checkpoint's float keys with the model's."""
-        state = checkpoint.get('state_dict', checkpoint)
-        given = {
-            key[len('module.'):] if key.startswith('module.') else key: value
-            for key, value in state.items() if '_quantizer.' not in key
-        }
-        own = {
-            key: value
-            for key, value in _module(runner).state_dict().items()
-            if '_quantizer.' not in key
-        }
-        matched = [
-            key for key, value in own.items()
-            if key in given and given[key].shape == value.shape
-        ]
-        self._loaded = _LoadedKeys(matched, sorted(own.keys() - set(matched)),
-                                   sorted(given.keys() - set(matched)))
+        self._loaded = match_keys(_module(runner), checkpoint)
 
     def before_train(self, runner: Runner) -> None:
         """Calibrate, check and log."""
@@ -170,7 +145,7 @@ class LCQHook(Hook):
         if missing:
             raise LCQError(
                 'load_from: the checkpoint is of another architecture, it has '
-                f'not, or not in the same shape, {_some(missing)} keys of '
+                f'not, or not in the same shape, {some(missing)} keys of '
                 f'{", ".join(sorted(modules))}; give the float checkpoint of '
                 f'this model, {remedy}')
 
@@ -188,7 +163,7 @@ class LCQHook(Hook):
         lost = [name for name, p in trained.items() if id(p) not in known]
         if lost:
             raise LCQError(
-                f'optim_wrapper: {_some(lost)} quantizer parameters are in no '
+                f'optim_wrapper: {some(lost)} quantizer parameters are in no '
                 'parameter group; the model was converted after the optimizer '
                 'was built, or its constructor leaves them out')
         return f'all {len(trained)} trained quantizer parameters are in it'
@@ -234,14 +209,6 @@ def _quantizers(model: nn.Module) -> Iterator[Tuple[str, LCQQuantizer]]:
             yield name, module
 
 
-def _some(names: List[str], most: int = 3) -> str:
-    """Count names and show a few."""
-    if not names:
-        return '0'
-    shown = ', '.join(names[:most]) + (', ...' if len(names) > most else '')
-    return f'{len(names)} ({shown})'
-
-
 def _forward_batches(runner: Runner, model: nn.Module, num_batches: int,
                      show_progress: bool) -> int:
     """Pass random training images through the model; return their number."""
@@ -279,4 +246,4 @@ def _describe_frozen(model: nn.Module) -> str:
         name for name, layer in lcq_layers(model)
         if not layer.weight.requires_grad
     ]
-    return f'{_some(frozen)} quantized layers'
+    return f'{some(frozen)} quantized layers'

@@ -1,60 +1,14 @@
-"""The table of a converted model's layers, and their share of the work."""
-from collections import Counter
-from contextlib import contextmanager
-from typing import Any, Iterator, Mapping, Optional
+"""The table of a converted model's layers."""
+from typing import Any, Mapping, Optional
 
 from rich import box
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from lcq_mmdet.layers import LCQConv2d
 
+from .cost import quantized_share
 from .tables import render
-
-
-@contextmanager
-def count_macs(model: nn.Module) -> Iterator['Counter[str]']:
-    """Count multiply-accumulates of forward passes by layer.
-
-    Counts layers that multiply by a weight matrix: convolutions of any kind
-    and linear layers. A shared layer counts each of its calls.
-
-    Yields:
-        Numbers of multiply-accumulates by qualified name.
-    """
-    macs: 'Counter[str]' = Counter()
-    handles = []
-
-    def hook(name: str):
-
-        def count(module: Any, inputs, output) -> None:
-            transposed = getattr(module, 'transposed', False)
-            positions: Tensor = inputs[0] if transposed else output
-            macs[name] += positions.numel() * module.weight[0].numel()
-
-        return count
-
-    for name, module in model.named_modules():
-        if getattr(getattr(module, 'weight', None), 'ndim', 0) >= 2:
-            handles.append(module.register_forward_hook(hook(name)))
-    try:
-        yield macs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def quantized_share(model: nn.Module, macs: Mapping[str, int]) -> float:
-    """Compute the share of multiply-accumulates in quantized layers, [0, 1].
-
-    Args:
-        model: A converted model.
-        macs: What :func:`count_macs` counted.
-    """
-    total = sum(macs.values())
-    quantized = sum(count for name, count in macs.items()
-                    if isinstance(model.get_submodule(name), LCQConv2d))
-    return quantized / total if total else 0.
 
 
 def layer_table(model: nn.Module,
