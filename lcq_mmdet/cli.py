@@ -29,20 +29,10 @@ def _report_error(error: LCQError) -> int:
     return 2
 
 
-def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that mmdet's tools share, and those of the bit-width."""
+def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that all tools share with mmdet's."""
     parser.add_argument(
         '--work-dir', help='where logs, checkpoints and results go')
-    parser.add_argument(
-        '--bits',
-        type=int,
-        metavar='B',
-        help='quantize weights and inputs to B bits, 2 to 8; works with any '
-        'mmdet config')
-    parser.add_argument(
-        '--weight-bits', type=int, metavar='B', help='bits of weights only')
-    parser.add_argument(
-        '--act-bits', type=int, metavar='B', help='bits of inputs only')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -57,6 +47,21 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
         help='job launcher')
     # torch.distributed.launch passes the rank under either name.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the shared flags, and those of a bit-width."""
+    add_launcher_arguments(parser)
+    parser.add_argument(
+        '--bits',
+        type=int,
+        metavar='B',
+        help='quantize weights and inputs to B bits, 2 to 8; works with any '
+        'mmdet config')
+    parser.add_argument(
+        '--weight-bits', type=int, metavar='B', help='bits of weights only')
+    parser.add_argument(
+        '--act-bits', type=int, metavar='B', help='bits of inputs only')
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -74,7 +79,8 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = _read_config(args.config, pretrained=bool(bits))
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
-    if bits:
+    # A sweep has lists of bits, and applies them to copies of the config.
+    if any(isinstance(value, int) for value in bits.values()):
         cfg = apply_lcq(cfg, **{'bits': None, **bits})
     cfg.launcher = args.launcher
     if args.work_dir or not cfg.get('work_dir'):

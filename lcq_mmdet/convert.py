@@ -6,6 +6,7 @@ from typing import (Any, Dict, Iterable, Iterator, List, Mapping, Optional,
                     Sequence, Tuple)
 
 from mmcv.cnn.bricks.wrappers import Conv2d as MMCVConv2d
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
 from lcq_mmdet.config import QuantizerConfig
@@ -118,6 +119,13 @@ def lcq_layers(model: nn.Module) -> Iterator[Tuple[str, LCQConv2d]]:
     for name, module in model.named_modules():
         if isinstance(module, LCQConv2d):
             yield name, module
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Take a model out of what a runner wraps around it."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module  # type: ignore[assignment]
+    return model
 
 
 def _weighted_layers(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:

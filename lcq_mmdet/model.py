@@ -108,12 +108,29 @@ def apply_lcq(cfg: Config, bits: Optional[int] = 4, **options) -> Config:
         float_type = cfg.model.pop('type')
         cfg.model = dict(
             type='LCQModel', float_type=float_type, **options, **cfg.model)
-    cfg.merge_from_dict(
-        dict(
-            default_hooks=dict(lcq=dict(type='LCQHook')),
-            optim_wrapper=dict(paramwise_cfg=dict(custom_keys=CUSTOM_KEYS))))
+        cfg.merge_from_dict(
+            dict(
+                default_hooks=dict(lcq=dict(type='LCQHook')),
+                optim_wrapper=dict(
+                    paramwise_cfg=dict(custom_keys=CUSTOM_KEYS))))
     imports = cfg.setdefault(
         'custom_imports', dict(imports=[], allow_failed_imports=False))
     if 'lcq_mmdet' not in imports['imports']:
         imports['imports'] = [*imports['imports'], 'lcq_mmdet']
+    return cfg
+
+
+def float_config(cfg: Config) -> Config:
+    """Undo what :func:`apply_lcq` has done to a config.
+
+    Args:
+        cfg: Config of an mmengine runner, of a quantized or a float model;
+            it is not changed.
+    """
+    cfg = copy.deepcopy(cfg)
+    if cfg.model.type == 'LCQModel':
+        for key in (*_QUANTIZATION_KEYS, 'type'):
+            cfg.model.pop(key, None)
+        cfg.model.type = cfg.model.pop('float_type')
+    cfg.get('default_hooks', {}).pop('lcq', None)
     return cfg

@@ -1,4 +1,5 @@
 """The command line tools, as a user calls them."""
+import csv
 import json
 import runpy
 import shutil
@@ -167,3 +168,103 @@ def test_report_needs_trained_runs(tmp_path, refusal):
     error = refusal('report.py', 'nothing', '--out-dir', 'out')
     assert 'nothing: there is no config' in error
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.fixture
+def sweep_flags(config_file, float_checkpoint):
+    return [
+        config_file, '--work-dir', 'sweep', '--cfg-options',
+        f'load_from={float_checkpoint}', 'train_cfg.max_epochs=1',
+        'default_scope=mmdet'
+    ]
+
+
+def test_sweep_reports_goes_on_and_keeps_to_its_config(
+        sweep_flags, tmp_path, refusal):
+    flags = [*sweep_flags, '--bits', 32, 4, 2, '--seeds', 0, 1, '--quantizer',
+             'lcq', 'uniform']
+    folder = tmp_path / 'sweep'
+    result = call('sweep.py', *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    report = json.loads((folder / 'report.json').read_text())
+    rows = report['rows']
+    assert [(row['name'], row['bits'], row['seed']) for row in rows[:5]] == [
+        ('float', 'float', None), ('lcq, calibrated', '4/4', None),
+        ('lcq, fine-tuned', '4/4', 0), ('lcq, fine-tuned', '4/4', 1),
+        ('uniform, calibrated', '4/4', None)
+    ]
+    assert len(rows) == 13 and not any('error' in row for row in rows)
+    assert all(0 <= row['metrics']['mAP'] <= 1 for row in rows)
+    float_row, four, two = rows[0], rows[2], rows[8]
+    assert two['cost']['bytes'] < four['cost']['bytes'] < float_row['cost'][
+        'bytes']
+    assert two['cost']['bops'] < four['cost']['bops'] < float_row['cost'][
+        'bops']
+    assert min(float_row['seconds_per_iter'], two['seconds_per_iter']) > 0
+    with open(folder / 'report.csv') as file:
+        assert len(list(csv.DictReader(file))) == 13
+    text = (folder / 'report.md').read_text()
+    for name in ('map.png', 'levels.png', 'detections.png'):
+        assert f'({name})' in text
+        assert (folder / name).stat().st_size > 10000
+
+    # An interrupted sweep: one row is lost, one was cut off in training.
+    (folder / 'lcq_w2a2_calibrated/row.json').unlink()
+    (folder / 'lcq_w2a2_seed1/row.json').unlink()
+    kept = folder / 'lcq_w4a4_seed0/row.json'
+    time = kept.stat().st_mtime_ns
+    result = call('sweep.py', *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    again = json.loads((folder / 'report.json').read_text())['rows']
+    assert [row['metrics'] for row in again] == [row['metrics']
+                                                 for row in rows]
+    assert kept.stat().st_mtime_ns == time
+    assert not list(folder.rglob('*.tmp'))
+
+    error = refusal('sweep.py', *flags, '--cfg-options',
+                    *sweep_flags[4:], 'train_cfg.max_epochs=2')
+    assert "--work-dir='sweep': holds a sweep of another config" in error
+    assert 'train_cfg.max_epochs was 1 and is 2' in error
+
+
+def test_failing_row_is_reported_and_the_others_run(sweep_flags, tmp_path):
+    folder = tmp_path / 'sweep' / 'lcq_w4a4_seed0'
+    folder.mkdir(parents=True)
+    (folder / 'last_checkpoint').write_text('nowhere.pth')
+    flags = [*sweep_flags, '--weight-bits', 4, 3, '--act-bits', 4]
+    result = call('sweep.py', *flags, '--progressive', cwd=tmp_path)
+    assert result.returncode == 2
+    assert 'error: 2 of 5 rows failed' in result.stderr
+    rows = json.loads((tmp_path / 'sweep/report.json').read_text())['rows']
+    assert 'nowhere.pth' in rows[2]['error']
+    assert rows[4]['error'] == ('LCQError: starts from lcq_w4a4_seed0, which '
+                                'failed')
+    assert 'metrics' in rows[3]
+    assert '## Failed rows' in (tmp_path / 'sweep/report.md').read_text()
+
+    (folder / 'last_checkpoint').unlink()
+    result = call('sweep.py', *flags, '--progressive', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    log = next((tmp_path / 'sweep/lcq_w3a4_seed0').glob('*/*.log')).read_text()
+    assert 'all 56 quantizers came with the checkpoint' in log
+
+
+@pytest.mark.parametrize('flags, message', [
+    (['--bits', 32, 9], 'bits=9: must be an integer from 2 to 8, or 32'),
+    (['--act-bits', 32, '--weight-bits', 4], 'act_bits=32: must be'),
+    (['--weight-bits', 4, 2, '--act-bits', 8, 4, 2], 'as many values'),
+    (['--weight-bits', 4], 'give both'),
+    (['--cfg-options', 'load_from=broken.pth'],
+     "load_from='broken.pth': is not a checkpoint that can be read"),
+    (['--cfg-options', 'load_from=float.pth', 'model.backbone.depth=34'],
+     'is not of this detector'),
+    ([], 'load_from: a sweep starts from a trained float detector'),
+])
+def test_mistake_in_a_sweep_is_told_in_one_line(config_file, tmp_path, refusal,
+                                                float_checkpoint, flags,
+                                                message):
+    (tmp_path / 'broken.pth').write_bytes(
+        Path(float_checkpoint).read_bytes()[:1000])
+    shutil.copy(float_checkpoint, tmp_path / 'float.pth')
+    assert message in refusal('sweep.py', config_file, *flags)
+    assert not (tmp_path / 'work_dirs').exists()

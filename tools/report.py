@@ -7,7 +7,8 @@ from mmengine.utils import mkdir_or_exist
 
 from lcq_mmdet.cli import check_files, run_tool
 from lcq_mmdet.report.plots import plot_detections, plot_levels
-from lcq_mmdet.report.runs import evaluate, load_run, write_record
+from lcq_mmdet.report.records import write_record
+from lcq_mmdet.report.runs import evaluate, load_run
 from lcq_mmdet.report.tables import map_table
 
 

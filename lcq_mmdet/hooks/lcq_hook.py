@@ -4,7 +4,6 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader, Subset
 from lcq_mmdet.calibration import (check_reached, fixed_random_state,
                                    initialize_, observe)
 from lcq_mmdet.checkpoint import KeyMatch, match_keys, some
-from lcq_mmdet.convert import lcq_layers
+from lcq_mmdet.convert import lcq_layers, unwrap
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantizer import LCQQuantizer
 from lcq_mmdet.report.cost import count_macs
@@ -63,7 +62,7 @@ class LCQHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Check that there is something to take care of."""
-        if not any(True for _ in lcq_layers(_module(runner))):
+        if not any(True for _ in lcq_layers(unwrap(runner.model))):
             raise LCQError(
                 'default_hooks.lcq: the model has no quantized layer; set '
                 "model.type='LCQModel' and model.float_type, or use "
@@ -72,11 +71,11 @@ class LCQHook(Hook):
     def after_load_checkpoint(self, runner: Runner,
                               checkpoint: Dict[str, Any]) -> None:
         """Compare the checkpoint's float keys with the model's."""
-        self._loaded = match_keys(_module(runner), checkpoint)
+        self._loaded = match_keys(unwrap(runner.model), checkpoint)
 
     def before_train(self, runner: Runner) -> None:
         """Calibrate, check and log."""
-        model = _module(runner)
+        model = unwrap(runner.model)
         self._check_float(model)
         in_optimizer = self._check_optimizer(runner, model)
         calibrated = self._calibrate(runner, model)
@@ -108,7 +107,7 @@ class LCQHook(Hook):
         """Stop when a clip is not finite and positive any more."""
         if not self.every_n_train_iters(runner, self.check_interval):
             return
-        quantizers = dict(_quantizers(_module(runner)))
+        quantizers = dict(_quantizers(unwrap(runner.model)))
         clips = torch.stack([q.clip.detach() for q in quantizers.values()])
         for name, clip in zip(quantizers, clips.tolist()):
             if not 0 < clip < float('inf'):
@@ -119,7 +118,7 @@ class LCQHook(Hook):
                     'custom_keys')
 
     def _prepare_evaluation(self, runner: Runner) -> None:
-        model = _module(runner)
+        model = unwrap(runner.model)
         if self._is_prepared or all(q.is_initialized
                                     for _, q in _quantizers(model)):
             return
@@ -194,13 +193,6 @@ class LCQHook(Hook):
         return (f'{len(missing)} quantizers fitted to {num_images} images in '
                 f'{time.perf_counter() - start:.1f} s, {kept} came with the '
                 'checkpoint')
-
-
-def _module(runner: Runner) -> nn.Module:
-    model = runner.model
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
 
 
 def _quantizers(model: nn.Module) -> Iterator[Tuple[str, LCQQuantizer]]:

@@ -1,5 +1,5 @@
 """Pictures of what was learned and of what it detects."""
-from typing import Dict, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import mmcv
 import numpy as np
@@ -14,9 +14,12 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from lcq_mmdet.calibration import observe
-from lcq_mmdet.convert import lcq_layers
+from lcq_mmdet.convert import lcq_layers, unwrap
 from lcq_mmdet.functional import compress
 from lcq_mmdet.quantizer import LCQQuantizer
+
+from .runs import forward_test_images
+from .tables import group_rows
 
 _SIDE = 384
 _SCORE_THR = 0.3
@@ -48,6 +51,44 @@ def plot_compander(ax: Axes, quantizer: LCQQuantizer, x: Tensor) -> None:
     companding.set(ylim=(0, 1.05), yticks=[0, 1])
 
 
+def plot_map(rows: Sequence[Mapping[str, Any]], path: str) -> None:
+    """Draw AP against bits and against size, with the spread over seeds.
+
+    Args:
+        rows: What :func:`~lcq_mmdet.report.tables.map_table` takes, with
+            ``cost`` and ``weight_bits``; the first is the float detector's.
+        path: Picture to write; the ending is the format.
+    """
+    figure = Figure(figsize=(9, 3.6), layout='constrained')
+    by_bits, by_size = figure.subplots(1, 2, sharey=True)
+    curves: Dict[str, List[Tuple[float, float, float, float]]] = {}
+    for (name, _), group in group_rows(rows[1:]).items():
+        good = [row for row in group if 'error' not in row]
+        if good:
+            ap = np.array([row['metrics']['mAP'] for row in good])
+            curves.setdefault(name, []).append(
+                (good[0]['weight_bits'], good[0]['cost']['bytes'] / 1e6,
+                 ap.mean(), ap.std(ddof=1) if len(ap) > 1 else 0.))
+    for name, points in sorted(curves.items()):
+        bits, size, ap, spread = np.array(sorted(points)).T
+        style = ':' if name.endswith('calibrated') else '-'
+        color = 'C3' if name.startswith('lcq') else 'C0'
+        for ax, x in ((by_bits, bits), (by_size, size)):
+            ax.errorbar(
+                x, ap, spread, label=name, ls=style, color=color, marker='o',
+                ms=4, capsize=3)
+    for ax in (by_bits, by_size):
+        ax.axhline(
+            rows[0]['metrics']['mAP'], color='.5', lw=1, label='float')
+        ax.grid(alpha=0.3)
+    by_bits.set(xlabel='bits of the weights', ylabel='COCO box AP')
+    by_bits.xaxis.get_major_locator().set_params(integer=True)
+    float_size = rows[0]['cost']['bytes'] / 1e6
+    by_size.set(xlabel=f'size of the model in MB (float: {float_size:.3g})')
+    by_bits.legend()
+    figure.savefig(path, dpi=110)
+
+
 def plot_levels(runner: Runner, path: str, num_layers: int = 4) -> None:
     """Draw the companders of layers spread over the model.
 
@@ -56,16 +97,14 @@ def plot_levels(runner: Runner, path: str, num_layers: int = 4) -> None:
         path: Picture to write; the ending is the format.
         num_layers: Number of layers, at least 1.
     """
-    layers = dict(lcq_layers(runner.model))
+    model = unwrap(runner.model)
+    layers = dict(lcq_layers(model))
     names = [
         list(layers)[i]
         for i in np.linspace(1, len(layers) - 1, num_layers).astype(int)
     ]
-    dataset = runner.test_dataloader.dataset
-    batch = pseudo_collate([dataset[i] for i in range(min(8, len(dataset)))])
-    with observe(runner.model) as observations:
-        data = runner.model.data_preprocessor(batch, False)
-        runner.model(**data, mode='tensor')
+    with observe(model) as observations:
+        forward_test_images(runner)
 
     figure = Figure(figsize=(3.2 * num_layers, 5), layout='constrained')
     for column, axes in enumerate(
@@ -121,7 +160,7 @@ def plot_detections(runners: Dict[str, Runner],
         for name, runner in runners.items():
             data = pseudo_collate([dataset[index]])
             with torch.no_grad():
-                found = runner.model.test_step(data)[0]
+                found = unwrap(runner.model).test_step(data)[0]
             pictures[name] = (found, False)
         for ax, (name, (sample, is_truth)) in zip(rows[:, column],
                                                   pictures.items()):

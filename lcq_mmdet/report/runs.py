@@ -1,19 +1,20 @@
-"""Trained runs: found in their work directories, evaluated, recorded."""
-import json
+"""Trained runs: found in their work directories and evaluated."""
 import os
 import os.path as osp
-import subprocess
-import sys
 from typing import Any, Dict, List, NamedTuple
 
+import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner, find_latest_checkpoint
-from mmengine.utils.dl_utils import collect_env
 from torch import nn
 
-import lcq_mmdet
-from lcq_mmdet.convert import lcq_layers
+from lcq_mmdet.convert import lcq_layers, unwrap
 from lcq_mmdet.errors import LCQError
+
+from .cost import Cost, cost, count_macs
+
+_NUM_IMAGES = 8
 
 
 class Evaluation(NamedTuple):
@@ -24,21 +25,22 @@ class Evaluation(NamedTuple):
         bits: Bits of weights and inputs, ``'4/4'`` where most layers have 4,
             or ``'float'``.
         metrics: AP values in [0, 1] by the names of ``CocoMetric``.
+        cost: Computed cost, on some of the test images.
         seed: Seed of the run's config, if it has one.
         runner: The runner that evaluated, with its model and data.
     """
     name: str
     bits: str
     metrics: Dict[str, float]
+    cost: Cost
     seed: Any
     runner: Runner
 
     def record(self) -> Dict[str, Any]:
         """Return what is worth keeping, as plain data."""
-        return {
-            key: value
-            for key, value in self._asdict().items() if key != 'runner'
-        }
+        values = self._asdict()
+        del values['runner']
+        return dict(values, cost=self.cost._asdict())
 
 
 def load_run(work_dir: str) -> Config:
@@ -64,15 +66,30 @@ def load_run(work_dir: str) -> Config:
 
 
 def evaluate(cfg: Config) -> Evaluation:
-    """Evaluate a config that :func:`load_run` has read."""
+    """Evaluate the checkpoint ``load_from`` of a config on its test data."""
     runner = Runner.from_cfg(cfg)
     metrics = {
         key.rpartition('bbox_')[2]: float(value)
         for key, value in runner.test().items() if 'bbox_' in key
     }
+    model = unwrap(runner.model)
+    with count_macs(model) as macs:
+        num_images = forward_test_images(runner)
     return Evaluation(
-        osp.basename(osp.normpath(cfg.work_dir)), _bits(runner.model), metrics,
+        osp.basename(osp.normpath(cfg.work_dir)), _bits(model), metrics,
+        cost(model, macs, num_images),
         cfg.get('randomness', {}).get('seed'), runner)
+
+
+@torch.no_grad()
+def forward_test_images(runner: Runner) -> int:
+    """Pass the first test images through the network; return their number."""
+    dataset = runner.test_dataloader.dataset
+    images = [dataset[i] for i in range(min(_NUM_IMAGES, len(dataset)))]
+    model: Any = unwrap(runner.model)
+    data = model.data_preprocessor(pseudo_collate(images), False)
+    model(**data, mode='tensor')
+    return len(images)
 
 
 def _bits(model: nn.Module) -> str:
@@ -81,36 +98,3 @@ def _bits(model: nn.Module) -> str:
         for _, layer in lcq_layers(model)
     ]
     return max(bits, key=bits.count) if bits else 'float'
-
-
-def write_record(path: str, rows: List[Dict[str, Any]]) -> None:
-    """Write rows with the command, commit, versions and hardware as JSON."""
-    env = collect_env()
-    record = dict(
-        command=' '.join([osp.basename(sys.executable), *sys.argv]),
-        commit=_commit(),
-        versions={
-            'lcq_mmdet': lcq_mmdet.__version__,
-            **{
-                key: env[key]
-                for key in ('Python', 'PyTorch', 'OpenCV', 'MMEngine') if key
-                in env
-            }
-        },
-        hardware=dict(
-            cpus=os.cpu_count(), gpus=env.get('GPU 0', 'none')),
-        rows=rows)
-    temporary = f'{path}.tmp'
-    with open(temporary, 'w') as file:
-        json.dump(record, file, indent=2)
-        file.write('\n')
-    os.replace(temporary, path)
-
-
-def _commit() -> str:
-    folder = osp.dirname(osp.abspath(lcq_mmdet.__file__))
-    result = subprocess.run(['git', 'describe', '--always', '--dirty'],
-                            cwd=folder,
-                            capture_output=True,
-                            text=True)
-    return result.stdout.strip() or 'unknown'

@@ -1,6 +1,7 @@
 """Tables as text and as Markdown."""
 import io
-from typing import Any, Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from rich import box
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.table import Table
 METRICS = dict(
     mAP='AP', mAP_50='AP50', mAP_75='AP75', mAP_s='APs', mAP_m='APm',
     mAP_l='APl')
+Row = Mapping[str, Any]
 
 
 def render(table: Table, width: int = 120) -> str:
@@ -19,25 +21,106 @@ def render(table: Table, width: int = 120) -> str:
     return '\n'.join(line.rstrip() for line in text.splitlines() if line)
 
 
-def map_table(rows: Sequence[Mapping[str, Any]],
-              markdown: bool = False) -> str:
-    """Tabulate COCO box AP of several runs beside the first one's.
+def group_rows(rows: Sequence[Row]) -> Dict[Tuple[str, str], List[Row]]:
+    """Gather rows that differ in nothing but the seed, in their order.
+
+    Returns:
+        Rows by name and bits.
+    """
+    groups: Dict[Tuple[str, str], List[Row]] = {}
+    for row in rows:
+        groups.setdefault((row['name'], row['bits']), []).append(row)
+    return groups
+
+
+def map_table(rows: Sequence[Row], markdown: bool = False) -> str:
+    """Tabulate COCO box AP and cost of several runs beside the first one's.
+
+    Rows that differ in nothing but the seed become one line with the mean
+    and, for AP, the standard deviation. A column is left out where no row
+    has anything for it.
 
     Args:
         rows: Dictionaries with ``name``, ``bits`` (``'W/A'`` or
-            ``'float'``) and ``metrics``, AP values in [0, 1] by the names
-            of mmdet's ``CocoMetric``; -1 where there is no such object.
+            ``'float'``) and either ``error`` or ``metrics``, AP values in
+            [0, 1] by the names of mmdet's ``CocoMetric``; -1 where there is
+            no such object. They may have ``cost``, the fields of
+            :class:`~lcq_mmdet.report.cost.Cost`, ``seconds_per_iter`` and
+            ``peak_memory`` in bytes. The first row is what the others are
+            compared with.
         markdown: Whether to write Markdown.
     """
+    baseline = rows[0]
+    lines = [
+        _cells(name, bits, group, baseline)
+        for (name, bits), group in group_rows(rows).items()
+    ]
     table = Table(box=box.MARKDOWN if markdown else box.SIMPLE)
-    table.add_column('run')
-    for heading in ('bits W/A', *METRICS.values(), 'AP - float'):
-        table.add_column(heading, justify='right')
-    baseline = rows[0]['metrics']['mAP']
-    for index, row in enumerate(rows):
-        values = [row['metrics'].get(key, -1) for key in METRICS]
-        table.add_row(
-            row['name'], row['bits'],
-            *(f'{value:.3f}' if value >= 0 else '-' for value in values),
-            f'{values[0] - baseline:+.3f}' if index else '')
-    return render(table)
+    headings = [
+        heading for heading in lines[0]
+        if heading in ('run', 'AP') or any(line[heading] for line in lines)
+    ]
+    for heading in headings:
+        table.add_column(
+            heading, justify='left' if heading == 'run' else 'right')
+    for line in lines:
+        table.add_row(*(line[heading] for heading in headings))
+    return render(table, width=1000 if markdown else 160)
+
+
+def _cells(name: str, bits: str, group: Sequence[Row],
+           baseline: Row) -> Dict[str, str]:
+    """Write what a group of rows has for each column, by heading."""
+    good = [row for row in group if 'error' not in row]
+    is_baseline = good[:1] == [baseline]
+
+    def average(*keys: str) -> Optional[float]:
+        values = [_get(row, *keys) for row in good]
+        return mean(values) if values and None not in values else None
+
+    def ratio(value: Optional[float], *keys: str) -> str:
+        reference = _get(baseline, *keys)
+        if value is None or not reference or is_baseline:
+            return ''
+        return f' ({value / reference:.2f}x)'
+
+    cells = {'run': name, 'bits W/A': bits}
+    seeds = len(good) if len(good) == len(group) else f'{len(good)} of ' + str(
+        len(group))
+    cells['seeds'] = str(seeds) if len(group) > 1 else ''
+    for key, heading in METRICS.items():
+        value = average('metrics', key)
+        known = value is not None and value >= 0
+        cells[heading] = f'{value:.3f}' if known else '-' if good else ''
+    if len(good) > 1:
+        spread = stdev(row['metrics']['mAP'] for row in good)
+        cells['AP'] += f' ± {spread:.3f}'
+    if not good:
+        cells['AP'] = 'failed'
+    ap, float_ap = average('metrics', 'mAP'), _get(baseline, 'metrics', 'mAP')
+    cells['AP - float'] = (
+        f'{ap - float_ap:+.3f}'
+        if None not in (ap, float_ap) and not is_baseline else '')
+    size = average('cost', 'bytes')
+    cells['MB'] = _number(size, 1e6) + ratio(size, 'cost', 'bytes')
+    cells['GBOPs'] = _number(average('cost', 'bops'), 1e9)
+    share = average('cost', 'quantized_share')
+    cells['MACs quantized'] = f'{share:.1%}' if share else ''
+    seconds = average('seconds_per_iter')
+    cells['s/iter'] = _number(seconds, 1) + ratio(seconds, 'seconds_per_iter')
+    memory = average('peak_memory')
+    cells['MB training'] = (
+        _number(memory, 1e6) + ratio(memory, 'peak_memory'))
+    return cells
+
+
+def _get(row: Row, *keys: str) -> Any:
+    """Look up a nested value; ``None`` where there is none."""
+    value: Any = row
+    for key in keys:
+        value = (value or {}).get(key)
+    return value
+
+
+def _number(value: Optional[float], unit: float) -> str:
+    return '' if value is None else f'{value / unit:.3g}'

@@ -1,0 +1,104 @@
+"""Results as files: complete, or not written at all."""
+import csv
+import io
+import json
+import os
+import os.path as osp
+import subprocess
+import sys
+from typing import Any, Dict, Mapping, Sequence
+
+from mmengine.utils.dl_utils import collect_env
+
+import lcq_mmdet
+from lcq_mmdet.errors import LCQError
+
+from .tables import map_table
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a file under another name, then rename it.
+
+    Raises:
+        LCQError: If it cannot be written; a file at ``path`` is as it was.
+    """
+    temporary = f'{path}.tmp'
+    try:
+        with open(temporary, 'w') as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        if osp.exists(temporary):
+            os.remove(temporary)
+        raise LCQError(f'{path}: cannot be written: {error.strerror}; nothing '
+                       'is lost, go on with the same command') from None
+
+
+def to_json(value: Any) -> str:
+    """Write plain data as a JSON file's text."""
+    return json.dumps(value, indent=2) + '\n'
+
+
+def write_record(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the command, commit, versions and hardware as JSON."""
+    env = collect_env()
+    versions = {
+        key: env[key]
+        for key in ('Python', 'PyTorch', 'OpenCV', 'MMEngine') if key in env
+    }
+    record = dict(
+        command=' '.join([osp.basename(sys.executable), *sys.argv]),
+        commit=_commit(),
+        versions=dict(lcq_mmdet=lcq_mmdet.__version__, **versions),
+        hardware=dict(cpus=os.cpu_count(), gpus=env.get('GPU 0', 'none')),
+        rows=rows)
+    write_text(path, to_json(record))
+
+
+def write_csv(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, a column a value; nested keys are joined by dots."""
+    flat = [_flatten(row) for row in rows]
+    columns: Dict[str, None] = {}
+    for row in flat:
+        columns.update(dict.fromkeys(row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(flat)
+    write_text(path, text.getvalue())
+
+
+def write_markdown(path: str, rows: Sequence[Mapping[str, Any]],
+                   pictures: Mapping[str, str]) -> None:
+    """Write the table, the errors of failed rows, and pictures by title."""
+    lines = ['# mAP per bit-width', '', map_table(rows, markdown=True), '']
+    errors = [row for row in rows if 'error' in row]
+    if errors:
+        lines += ['## Failed rows', '']
+        lines += [
+            f'- {row["name"]}, {row["bits"]}, seed {row["seed"]}: '
+            f'{row["error"]}' for row in errors
+        ] + ['']
+    for title, file in pictures.items():
+        lines += [f'## {title}', '', f'![{title}]({file})', '']
+    write_text(path, '\n'.join(lines))
+
+
+def _flatten(row: Mapping[str, Any]) -> Dict[str, Any]:
+    flat: Dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            flat.update({f'{key}.{k}': v for k, v in _flatten(value).items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def _commit() -> str:
+    folder = osp.dirname(osp.abspath(lcq_mmdet.__file__))
+    result: 'subprocess.CompletedProcess[str]' = subprocess.run(
+        ['git', 'describe', '--always', '--dirty'],
+        cwd=folder,
+        capture_output=True,
+        text=True)
+    return result.stdout.strip() or 'unknown'

@@ -1,0 +1,378 @@
+"""A float detector at several bit-widths: calibrated, fine-tuned, evaluated.
+
+A row of the sweep has a folder of its own in the work directory, and is done
+when there is a ``row.json`` in it.
+"""
+import hashlib
+import json
+import os.path as osp
+import traceback
+from dataclasses import dataclass
+from pickle import UnpicklingError
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.dist import (barrier, broadcast_object_list, is_main_process,
+                           master_only)
+from mmengine.logging import print_log
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import (CheckpointLoader, Runner,
+                             find_latest_checkpoint)
+from mmengine.utils import mkdir_or_exist
+from torch import nn
+
+from lcq_mmdet.checkpoint import match_keys, some
+from lcq_mmdet.errors import LCQError
+from lcq_mmdet.functional import check_bits
+from lcq_mmdet.model import apply_lcq, float_config
+
+from .memory import peak_memory
+from .records import to_json, write_text
+from .runs import evaluate, load_run
+
+FLOAT = 32
+_STATE = 'sweep.json'
+_FLOAT_ITERS = 30
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one line of the report is about.
+
+    Attributes:
+        quantizer: ``'float'``, ``'lcq'`` or ``'uniform'``.
+        bits: Bits of weights and inputs.
+        seed: Seed of the fine-tuning; ``None`` without one.
+    """
+    quantizer: str = 'float'
+    bits: Tuple[int, int] = (FLOAT, FLOAT)
+    seed: Optional[int] = None
+
+    @property
+    def is_float(self) -> bool:
+        return self.quantizer == 'float'
+
+    @property
+    def name(self) -> str:
+        """What the row is called in a table, with :attr:`bits_text`."""
+        if self.is_float:
+            return 'float'
+        how = 'calibrated' if self.seed is None else 'fine-tuned'
+        return f'{self.quantizer}, {how}'
+
+    @property
+    def bits_text(self) -> str:
+        return 'float' if self.is_float else '{}/{}'.format(*self.bits)
+
+    @property
+    def folder(self) -> str:
+        """Name of the row's folder in the work directory."""
+        if self.is_float:
+            return 'float'
+        how = 'calibrated' if self.seed is None else f'seed{self.seed}'
+        return '{}_w{}a{}_{}'.format(self.quantizer, *self.bits, how)
+
+    def label(self) -> Dict[str, Any]:
+        """Return what identifies the row in a record."""
+        return dict(
+            name=self.name,
+            bits=self.bits_text,
+            quantizer=self.quantizer,
+            weight_bits=self.bits[0],
+            act_bits=self.bits[1],
+            fine_tuned=self.seed is not None,
+            seed=self.seed)
+
+
+def pair_bits(bits: Optional[Sequence[int]],
+              weight_bits: Optional[Sequence[int]],
+              act_bits: Optional[Sequence[int]]) -> List[Tuple[int, int]]:
+    """Combine lists of bit-widths, from the highest to the lowest.
+
+    Args:
+        bits: Bits of weights and inputs alike; 32 stands for float, which is
+            always evaluated.
+        weight_bits: Bits of weights, paired with ``act_bits``.
+        act_bits: Bits of inputs; one value goes with all of the others.
+
+    Raises:
+        LCQError: If a value is not 2 to 8 or the lists do not fit.
+    """
+    for value in bits or ():
+        if value != FLOAT:
+            try:
+                check_bits(value)
+            except LCQError as error:
+                raise LCQError(f'{error}, or {FLOAT} for float') from None
+    pairs = [(value, value) for value in bits or () if value != FLOAT]
+    weight, act = list(weight_bits or ()), list(act_bits or ())
+    if len(weight) == 1:
+        weight *= len(act)
+    if len(act) == 1:
+        act *= len(weight)
+    if len(weight) != len(act):
+        raise LCQError(f'weight_bits={weight_bits!r} and act_bits='
+                       f'{act_bits!r}: give both, with as many values')
+    for value, other in zip(weight, act):
+        pairs.append((check_bits(value, 'weight_bits'),
+                      check_bits(other, 'act_bits')))
+    return sorted(dict.fromkeys(pairs), reverse=True)
+
+
+def plan(widths: Sequence[Tuple[int, int]],
+         quantizers: Sequence[str],
+         seeds: Sequence[int]) -> List[Row]:
+    """List the rows of a sweep in the order in which they run."""
+    rows = [Row()]
+    for bits in widths:
+        for quantizer in quantizers:
+            rows += [Row(quantizer, bits, seed) for seed in (None, *seeds)]
+    return list(dict.fromkeys(rows))
+
+
+def check_float(cfg: Config) -> None:
+    """Check that ``load_from`` is a checkpoint of the float detector.
+
+    Raises:
+        LCQError: If it is not set, cannot be read, or lacks keys.
+    """
+    path = cfg.get('load_from')
+    if not path:
+        raise LCQError(
+            'load_from: a sweep starts from a trained float detector; name '
+            'its checkpoint with --cfg-options load_from=...')
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
+        missing = match_keys(_build(float_config(cfg)), checkpoint).missing
+    except (OSError, RuntimeError, EOFError, UnpicklingError, AttributeError,
+            TypeError) as error:
+        raise LCQError(f'load_from={path!r}: is not a checkpoint that can be '
+                       f'read: {str(error).splitlines()[0]}') from None
+    if missing:
+        raise LCQError(
+            f'load_from={path!r}: is not of this detector, it has not, or '
+            f'not in the same shape, {some(missing)} keys')
+
+
+def _build(cfg: Config) -> nn.Module:
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    with MODELS.switch_scope_and_registry(None) as registry:
+        return registry.build(cfg.model)
+
+
+class Sweep:
+    """Run the rows of a sweep that are not done yet.
+
+    Args:
+        cfg: Config of a float or quantized detector whose ``load_from`` is
+            the float checkpoint.
+        rows: What :func:`plan` lists.
+        work_dir: Where rows and report go.
+        progressive: Whether to start each fine-tuning from the next higher
+            bit-width's result, with its clips and thetas, and not from the
+            float detector.
+
+    Raises:
+        LCQError: If the work directory belongs to another sweep.
+    """
+
+    def __init__(self,
+                 cfg: Config,
+                 rows: Sequence[Row],
+                 work_dir: str,
+                 progressive: bool = False) -> None:
+        self.cfg, self.rows, self.work_dir = cfg, rows, work_dir
+        self.progressive = progressive
+        self._claim_work_dir()
+
+    def run(self) -> Iterator[List[Dict[str, Any]]]:
+        """Run row after row; after each, yield the records of all so far.
+
+        A row that fails has an ``error`` in place of its results, and is run
+        again by the next sweep.
+
+        Raises:
+            LCQError: If the float detector cannot be evaluated.
+        """
+        records: List[Dict[str, Any]] = []
+        for index, row in enumerate(self.rows):
+            print_log(
+                f'LCQ sweep: row {index + 1} of {len(self.rows)}, {row.name} '
+                f'{row.bits_text if not row.is_float else ""}', 'current')
+            records.append(self._run_row(row))
+            yield records
+
+    def path(self, row: Row) -> str:
+        """Return the row's folder."""
+        return osp.join(self.work_dir, row.folder)
+
+    def _run_row(self, row: Row) -> Dict[str, Any]:
+        file = osp.join(self.path(row), 'row.json')
+        done = self._read(file)
+        if done:
+            return done
+        mkdir_or_exist(self.path(row))
+        try:
+            result = self._measure(row)
+        except Exception as error:
+            if row.is_float:
+                raise
+            print_log(traceback.format_exc(), 'current')
+            text = (str(error).splitlines() or [''])[0]
+            return dict(row.label(), error=f'{type(error).__name__}: {text}')
+        record = {**result, **row.label()}
+        if is_main_process():
+            write_text(file, to_json(record))
+        barrier()
+        return record
+
+    def _measure(self, row: Row) -> Dict[str, Any]:
+        cfg = self.row_config(row)
+        if row.is_float:
+            step = _measure_step(cfg)
+        elif row.seed is not None:
+            step = _train(cfg)
+            cfg = load_run(cfg.work_dir)
+        else:
+            step = {}
+        return {**evaluate(cfg).record(), **step}
+
+    def row_config(self, row: Row) -> Config:
+        """Make the config that a row runs with."""
+        cfg = float_config(self.cfg)
+        if not row.is_float:
+            weight_bits, act_bits = row.bits
+            cfg = apply_lcq(
+                self.cfg,
+                bits=None,
+                weight_bits=weight_bits,
+                act_bits=act_bits,
+                quantizer=row.quantizer)
+        cfg.work_dir = self.path(row)
+        cfg.experiment_name = row.folder
+        if row.seed is not None:
+            cfg.randomness = dict(cfg.get('randomness', {}), seed=row.seed)
+            if self.progressive:
+                cfg.load_from = self._start(row) or cfg.load_from
+        return cfg
+
+    def fine_tuned_runs(self, records: Sequence[Dict[str, Any]],
+                        most: int = 3) -> Dict[str, Runner]:
+        """Open the float detector and the lowest bit-widths beside it.
+
+        Args:
+            records: What :meth:`run` yielded last.
+            most: Number of bit-widths.
+
+        Returns:
+            Runners with their checkpoints loaded, by the name to show.
+        """
+        rows = {
+            row.bits: row
+            for row, record in reversed(list(zip(self.rows, records)))
+            if row.seed is not None and 'error' not in record
+            and row.quantizer == self.rows[-1].quantizer
+        }
+        lowest = sorted(rows, reverse=True)[-most:]
+        configs = {'float': self.row_config(self.rows[0])}
+        for bits in lowest:
+            row = rows[bits]
+            configs[f'{row.quantizer} {row.bits_text}'] = load_run(
+                self.path(row))
+        runners = {}
+        for name, cfg in configs.items():
+            runners[name] = Runner.from_cfg(cfg)
+            runners[name].load_or_resume()
+        return runners
+
+    def _start(self, row: Row) -> Optional[str]:
+        """Find the checkpoint of the next higher bit-width."""
+        before = [
+            other for other in self.rows[:self.rows.index(row)]
+            if (other.quantizer, other.seed) == (row.quantizer, row.seed)
+        ]
+        if not before:
+            return None
+        if not self._read(osp.join(self.path(before[-1]), 'row.json')):
+            raise LCQError(f'starts from {before[-1].folder}, which failed')
+        return find_latest_checkpoint(self.path(before[-1]))
+
+    def _claim_work_dir(self) -> None:
+        """Note what the work directory is for, or check that it is this."""
+        settings = json.loads(
+            json.dumps(self.cfg.to_dict(), default=str, sort_keys=True))
+        for key in ('work_dir', 'launcher'):
+            settings.pop(key, None)
+        own = _flat(settings)
+        own['progressive'] = self.progressive
+        own['checkpoint_sha256'] = _sha256(self.cfg.load_from)
+        file = osp.join(self.work_dir, _STATE)
+        other = self._read(file)
+        if other is None:
+            mkdir_or_exist(self.work_dir)
+            if is_main_process():
+                write_text(file, to_json(own))
+            barrier()
+            return
+        for key in sorted(own.keys() | other.keys()):
+            if own.get(key) != other.get(key):
+                raise LCQError(
+                    f'--work-dir={self.work_dir!r}: holds a sweep of another '
+                    f'config: {key} was {other.get(key)!r} and is '
+                    f'{own.get(key)!r} now; choose another directory')
+
+    @staticmethod
+    def _read(path: str) -> Any:
+        """Read a JSON file on the main process; ``None`` without one."""
+        value = [None]
+        if is_main_process() and osp.isfile(path):
+            with open(path) as file:
+                value = [json.load(file)]
+        broadcast_object_list(value)
+        return value[0]
+
+
+def _train(cfg: Config) -> Dict[str, Any]:
+    checkpoint = find_latest_checkpoint(cfg.work_dir)
+    if checkpoint:
+        cfg.resume, cfg.load_from = True, checkpoint
+    return _measure_training(cfg)
+
+
+def _measure_step(cfg: Config) -> Dict[str, Any]:
+    """Train the float detector a little, for time and memory of a step."""
+    cfg = Config(cfg.to_dict())
+    cfg.work_dir = osp.join(cfg.work_dir, 'step')
+    cfg.train_cfg = dict(
+        type='IterBasedTrainLoop',
+        max_iters=_FLOAT_ITERS,
+        val_interval=_FLOAT_ITERS + 1)
+    cfg.param_scheduler = None
+    cfg.default_hooks = dict(cfg.get('default_hooks', {}), checkpoint=None)
+    return _measure_training(cfg)
+
+
+def _measure_training(cfg: Config) -> Dict[str, Any]:
+    with peak_memory() as peak:
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+    times, _ = runner.message_hub.get_scalar('train/time').data
+    return dict(
+        seconds_per_iter=float(np.median(times)), peak_memory=peak[0])
+
+
+def _flat(value: Any, prefix: str = '') -> Dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: Dict[str, Any] = {}
+    for key, part in value.items():
+        flat.update(_flat(part, f'{prefix}.{key}' if prefix else str(key)))
+    return flat
+
+
+def _sha256(path: str) -> Optional[str]:
+    if not osp.isfile(path):
+        return None
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
