@@ -107,9 +107,9 @@ def pair_bits(bits: Optional[Sequence[int]],
                 raise LCQError(f'{error}, or {FLOAT} for float') from None
     pairs = [(value, value) for value in bits or () if value != FLOAT]
     weight, act = list(weight_bits or ()), list(act_bits or ())
-    if len(weight) == 1:
+    if len(weight) == 1 and act:
         weight *= len(act)
-    if len(act) == 1:
+    if len(act) == 1 and weight:
         act *= len(weight)
     if len(weight) != len(act):
         raise LCQError(f'weight_bits={weight_bits!r} and act_bits='
@@ -284,6 +284,7 @@ class Sweep:
         for name, cfg in configs.items():
             runners[name] = Runner.from_cfg(cfg)
             runners[name].load_or_resume()
+            runners[name].model.eval()
         return runners
 
     def _start(self, row: Row) -> Optional[str]:
