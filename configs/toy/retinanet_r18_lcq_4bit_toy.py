@@ -14,10 +14,10 @@ param_scheduler = [
         convert_to_iter_based=True)
 ]
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-3),
+    optimizer=dict(lr=5e-4),
     paramwise_cfg=dict(
         custom_keys={
             '_quantizer.': dict(decay_mult=0),
             '_quantizer.theta': dict(lr_mult=10, decay_mult=0)
         }))
-load_from = f'work_dirs/retinanet_r18_toy/epoch_{_base_.max_epochs}.pth'
+load_from = 'work_dirs/retinanet_r18_toy/epoch_6.pth'

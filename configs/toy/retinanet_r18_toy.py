@@ -25,7 +25,7 @@ model = dict(
         anchor_generator=dict(octave_base_scale=2, ratios=[1.0])))
 train_dataloader = dict(batch_size=8)
 
-max_epochs = 12
+max_epochs = 6
 train_cfg = dict(
     type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict(type='ValLoop')

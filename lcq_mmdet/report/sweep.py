@@ -13,12 +13,10 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.dist import (barrier, broadcast_object_list, is_main_process,
-                           master_only)
+from mmengine.dist import barrier, broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import (CheckpointLoader, Runner,
-                             find_latest_checkpoint)
+from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 from mmengine.utils import mkdir_or_exist
 from torch import nn
 
@@ -376,4 +374,4 @@ def _sha256(path: str) -> Optional[str]:
     if not osp.isfile(path):
         return None
     with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
+        return hashlib.sha256(file.read()).hexdigest()
