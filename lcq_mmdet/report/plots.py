@@ -160,7 +160,8 @@ def plot_detections(runners: Dict[str, Runner],
         for name, runner in runners.items():
             data = pseudo_collate([dataset[index]])
             with torch.no_grad():
-                found = unwrap(runner.model).test_step(data)[0]
+                model: Any = unwrap(runner.model)
+                found = model.test_step(data)[0]
             pictures[name] = (found, False)
         for ax, (name, (sample, is_truth)) in zip(rows[:, column],
                                                   pictures.items()):
