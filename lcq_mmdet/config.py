@@ -8,6 +8,7 @@ from lcq_mmdet.functional import check_bits
 QUANTIZERS = ('lcq', 'uniform')
 INITS = ('lloyd_max', 'mse', 'constant')
 WEIGHT_NORMS = ('std', 'centered', 'none')
+SIGNED_ACTS = ('offset', 'symmetric')
 
 
 def check_choice(key: str, value: object, choices: Tuple[str, ...]) -> None:
@@ -38,6 +39,9 @@ class QuantizerConfig:
             w / std(w) and multiplies the scale back; ``'centered'`` also
             subtracts the mean and does not restore it (kept for comparison);
             ``'none'`` does neither.
+        signed_act: What becomes of an input with negative values:
+            ``'offset'`` quantizes upward from a learned offset, with all
+            2**bits levels; ``'symmetric'`` has a level at 0 and 2**bits - 1.
         learn_ternary_theta: Whether the theta of a 2-bit weight is learned:
             with one positive level it moves a threshold and no level.
 
@@ -57,6 +61,7 @@ class QuantizerConfig:
     init: str = 'lloyd_max'
     init_clip: float = 3.0
     weight_norm: str = 'std'
+    signed_act: str = 'offset'
     learn_ternary_theta: bool = True
 
     def __post_init__(self) -> None:
@@ -65,6 +70,7 @@ class QuantizerConfig:
         check_choice('quantizer', self.quantizer, QUANTIZERS)
         check_choice('init', self.init, INITS)
         check_choice('weight_norm', self.weight_norm, WEIGHT_NORMS)
+        check_choice('signed_act', self.signed_act, SIGNED_ACTS)
         if not isinstance(self.num_intervals, int) or self.num_intervals < 2:
             raise LCQError(f'num_intervals={self.num_intervals!r}: must be an '
                            'integer of 2 or more')

@@ -1,11 +1,13 @@
 """The quantizer of one tensor: its state and its forward."""
+from typing import Optional
+
 import torch
 from mmengine.dist import broadcast
 from torch import Tensor, nn
 
 from lcq_mmdet.config import QuantizerConfig
 from lcq_mmdet.functional import (lcq_quantize, levels, lloyd_max_init,
-                                  mse_init, num_steps)
+                                  lowest_level, mse_init, num_steps)
 
 _MIN_STD = 1e-5
 
@@ -13,9 +15,14 @@ _MIN_STD = 1e-5
 class LCQQuantizer(nn.Module):
     """Quantize one tensor with a learned clip and compander.
 
-    The state is two parameters, ``clip``, shape (), and ``theta``, shape (K),
-    and two buffers, ``signed`` and ``initialized``, shape () and bool. All
-    have their final shape from the start and are only ever filled in place.
+    The state is the parameters ``clip``, shape (), ``theta``, shape (K), and
+    for an input ``offset``, shape (), and the buffers ``signed`` and
+    ``initialized``, shape () and bool. All have their final shape from the
+    start and are only ever filled in place.
+
+    A signed input is quantized as the non-negative x - offset, unless the
+    settings ask for levels that are symmetric about 0 as a weight's are.
+    (A learned offset: Y. Bhalgat et al., "LSQ+", CVPR Workshops 2020.)
 
     Args:
         config: Settings of the layer.
@@ -24,6 +31,7 @@ class LCQQuantizer(nn.Module):
     """
     clip: nn.Parameter
     theta: nn.Parameter
+    offset: Optional[nn.Parameter]
     signed: Tensor
     initialized: Tensor
 
@@ -38,6 +46,10 @@ class LCQQuantizer(nn.Module):
         self.theta = nn.Parameter(
             torch.zeros(config.num_intervals),
             requires_grad=config.learns_theta(self.bits, is_weight))
+        self.register_parameter(
+            'offset',
+            None if is_weight or config.signed_act == 'symmetric' else
+            nn.Parameter(torch.zeros(())))
         self.register_buffer('signed', torch.tensor(True))
         self.register_buffer('initialized', torch.tensor(False))
         self._read_buffers()
@@ -52,18 +64,26 @@ class LCQQuantizer(nn.Module):
         self._read_buffers()
 
     @property
+    def is_symmetric(self) -> bool:
+        """Whether every level but 0 comes with both signs."""
+        return self.is_signed and self.offset is None
+
+    @property
     def num_steps(self) -> int:
-        """Count the positive levels, s."""
-        return num_steps(self.bits, self.is_signed)
+        """Count the levels above the lowest magnitude, s."""
+        return num_steps(self.bits, self.is_symmetric)
 
     @property
     def num_levels(self) -> int:
         """Count all levels, zero among them."""
-        return self.num_steps * (2 if self.is_signed else 1) + 1
+        return self.num_steps * (2 if self.is_symmetric else 1) + 1
 
     def levels(self) -> Tensor:
-        """List the output magnitudes over the clip, ascending, (s + 1)."""
-        return levels(self.theta, self.bits, self.is_signed)
+        """List the output magnitudes over the clip, ascending, (s + 1).
+
+        The offset, where there is one, is not added.
+        """
+        return levels(self.theta, self.bits, self.is_symmetric)
 
     def scale(self, x: Tensor) -> Tensor:
         """Compute what the tensor is divided by, shape ()."""
@@ -75,9 +95,26 @@ class LCQQuantizer(nn.Module):
         """Subtract the mean where the settings ask for it."""
         return x - x.mean() if self.weight_norm == 'centered' else x
 
+    def magnitude(self, x: Tensor) -> Tensor:
+        """Map ``x`` to what is companded, in units of the clip.
+
+        Args:
+            x: Finite values, any shape.
+
+        Returns:
+            |x| where the levels are symmetric, and else x above the offset;
+            what is outside [0, 1] is clipped. Shape of ``x``.
+        """
+        x = self.center(x) / self.scale(x)
+        if self.is_symmetric:
+            x = x.abs()
+        elif self.is_signed and self.offset is not None:
+            x = x - self.offset
+        return x / self.clip
+
     @torch.no_grad()
     def initialize_(self, x: Tensor, signed: bool) -> None:
-        """Fill clip and theta from samples, in place.
+        """Fill clip, theta and offset from samples, in place.
 
         Where all samples are zero, as in a weight that starts at zero, there
         is nothing to fit and ``init='constant'`` applies.
@@ -92,14 +129,21 @@ class LCQQuantizer(nn.Module):
         """
         x = self.center(x)
         x = x / self.scale(x)
-        num_intervals = self.config.num_intervals
-        if self.config.init == 'constant' or not x.any():
-            clip = x.new_tensor(self.config.init_clip)
-            theta = x.new_zeros(num_intervals)
-        elif self.config.init == 'mse' or self.config.quantizer == 'uniform':
-            clip, theta = mse_init(x, self.bits, signed, num_intervals)
-        else:
-            clip, theta = lloyd_max_init(x, self.bits, signed, num_intervals)
+        constant = self.config.init == 'constant' or not x.any()
+        offset = x.new_zeros(())
+        clip = x.new_tensor(self.config.init_clip)
+        theta = x.new_zeros(self.config.num_intervals)
+        if signed and self.offset is not None:
+            offset = -clip if constant else lowest_level(x, self.bits)
+            clip = clip - offset
+        if not constant:
+            fit = (
+                lloyd_max_init if self.config.init == 'lloyd_max'
+                and self.config.quantizer == 'lcq' else mse_init)
+            clip, theta = fit(x - offset, self.bits,
+                              signed and self.offset is None, len(theta))
+        if self.offset is not None:
+            self.offset.copy_(offset)
         self.clip.copy_(clip)
         self.theta.copy_(theta)
         self.signed.fill_(signed)
@@ -128,7 +172,14 @@ class LCQQuantizer(nn.Module):
         # std(w) Q(w / std(w); clip) is Q(w; clip std(w)).
         normalized = self.weight_norm != 'none'
         clip = self.clip * self.scale(x) if normalized else self.clip
-        return lcq_quantize(x, clip, self.theta, self.bits, self.is_signed)
+        if self.offset is None:
+            return lcq_quantize(x, clip, self.theta, self.bits, self.is_signed)
+        if self.is_signed:
+            return self.offset + lcq_quantize(x - self.offset, clip,
+                                              self.theta, self.bits, False)
+        # DDP waits for a gradient of every parameter.
+        clip = clip + 0 * self.offset
+        return lcq_quantize(x, clip, self.theta, self.bits, False)
 
     def extra_repr(self) -> str:
         """Show bits, signedness and number of levels."""

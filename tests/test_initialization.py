@@ -5,7 +5,8 @@ from strategies import cases
 
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import (lcq_quantize_reference, lloyd_max_init,
-                                  mse_init, num_steps, quantization_error)
+                                  lowest_level, mse_init, num_steps,
+                                  quantization_error)
 
 SAMPLES = {
     'gaussian': torch.distributions.Normal(0., 1.),
@@ -80,6 +81,17 @@ def test_fewer_values_than_levels_are_met_exactly():
     assert num_steps(4, True) == len(x)
     torch.testing.assert_close(
         lcq_quantize_reference(x, clip, theta, 4, True), x, rtol=0, atol=0.03)
+
+
+# J. Max, "Quantizing for minimum distortion", 1960, table I.
+@pytest.mark.parametrize('bits, level', [(2, -1.510), (3, -2.152),
+                                         (4, -2.733)])
+def test_lowest_level_of_a_gaussian_is_known(bits, level):
+    x = torch.distributions.Normal(0., 1.).icdf(
+        torch.linspace(0, 1, 50002)[1:-1].double())
+    found = lowest_level(x, bits, num_iters=1000)
+    torch.testing.assert_close(found.item(), level, rtol=0.005, atol=0)
+    assert lowest_level(x + 7, bits, num_iters=1000) - found == pytest.approx(7)
 
 
 @pytest.mark.parametrize('init', [lloyd_max_init, mse_init])

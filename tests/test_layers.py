@@ -56,7 +56,7 @@ def test_float_keys_and_parameters_are_kept():
         f'{child}_quantizer.{key}'
         for child in ('act', 'weight')
         for key in ('clip', 'theta', 'signed', 'initialized')
-    }
+    } | {'act_quantizer.offset'}
 
 
 def test_weight_is_quantized_in_units_of_its_deviation():
@@ -107,11 +107,62 @@ def test_non_negative_input_gets_all_levels():
     assert len(layer.act_quantizer(x).unique()) == 16
 
 
-def test_every_parameter_gets_a_gradient():
+def test_signed_input_gets_all_levels_above_an_offset():
+    x = torch.randn(2, 4, 64, 64) + 0.5
+    _, layer, _ = make_layer(x, QuantizerConfig(act_bits=2))
+    quantizer = layer.act_quantizer
+    values = quantizer.offset + quantizer.clip * quantizer.levels()
+    torch.testing.assert_close(quantizer(x).unique(), values)
+    # The Lloyd-Max levels of a Gaussian, to 10 % in the squared error.
+    error = (quantizer(x) - x).square().mean()
+    assert 0.115 < error < 0.13
+
+
+def test_symmetric_input_is_an_option():
+    config = QuantizerConfig(act_bits=2, signed_act='symmetric')
+    _, layer, x = make_layer(config=config)
+    assert layer.act_quantizer.offset is None
+    assert layer.act_quantizer.num_levels == 3
+    low, zero, high = layer.act_quantizer(x).unique()
+    assert zero == 0 and low == -high
+
+
+def test_offset_moves_the_quantizer_with_the_input():
     _, layer, x = make_layer()
+    quantizer = layer.act_quantizer
+    y = quantizer(x)
+    with torch.no_grad():
+        quantizer.offset += 4
+    torch.testing.assert_close(quantizer(x + 4), y + 4)
+
+
+def test_gradient_of_the_offset_is_that_of_what_is_clipped():
+    _, layer, x = make_layer()
+    quantizer = layer.act_quantizer
+    magnitude = quantizer.magnitude(x)
+    quantizer(x).sum().backward()
+    clipped = ((magnitude < 0) | (magnitude > 1)).sum()
+    assert clipped and quantizer.offset.grad == clipped
+
+
+def test_constant_start_covers_both_signs():
+    config = QuantizerConfig(init='constant', init_clip=2.)
+    _, layer, x = make_layer(config=config)
+    quantized = layer.act_quantizer(3 * x)
+    torch.testing.assert_close(quantized.aminmax(), (
+        torch.tensor(-2.), torch.tensor(2.)))
+
+
+@pytest.mark.parametrize('signed', [False, True])
+def test_every_parameter_gets_a_gradient(signed):
+    _, layer, x = make_layer(
+        torch.randn(2, 4, 9, 9) if signed else torch.rand(2, 4, 9, 9))
     layer(x).square().sum().backward()
     for name, parameter in layer.named_parameters():
-        assert parameter.grad is not None and parameter.grad.any(), name
+        # DDP waits for the offset even where the input needs none.
+        assert parameter.grad is not None, name
+        unused = name == 'act_quantizer.offset' and not signed
+        assert parameter.grad.any() != unused, name
 
 
 def test_uniform_quantizer_holds_theta_at_zero():

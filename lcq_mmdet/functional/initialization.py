@@ -89,26 +89,36 @@ def _uniform_clip(magnitudes: _Magnitudes, s: int) -> Tensor:
     return clips[errors.argmin()]
 
 
-def _asymptotic_levels(magnitudes: _Magnitudes, s: int) -> Tensor:
-    """Place levels with a density of p^(1/3) (Panter and Dite, 1951)."""
+def _asymptotic_levels(magnitudes: _Magnitudes, fractions: Tensor) -> Tensor:
+    """Place levels with a density of p^(1/3) (Panter and Dite, 1951).
+
+    Args:
+        magnitudes: Samples.
+        fractions: Share of the levels below each, in [0, 1], shape (L).
+    """
     edges = magnitudes.max * torch.linspace(
         0, 1, 1025, dtype=torch.double, device=magnitudes.max.device)
     count, _, _ = magnitudes.cell_sums(edges[1:-1])
     cumulative = (count + 1e-3).pow(1 / 3).cumsum(0)
     cumulative = torch.nn.functional.pad(cumulative / cumulative[-1], (1, 0))
-    codes = torch.arange(s + 1, dtype=torch.double, device=edges.device)
-    return _interpolate(codes / (s + 0.5), cumulative, edges)
+    return _interpolate(fractions, cumulative, edges)
 
 
 def _lloyd_max_levels(magnitudes: _Magnitudes, s: int,
-                      num_iters: int) -> Tuple[Tensor, Tensor]:
-    """Run Lloyd's algorithm with a level fixed at 0."""
-    values = _asymptotic_levels(magnitudes, s)
+                      num_iters: int,
+                      zero: bool = True) -> Tuple[Tensor, Tensor]:
+    """Run Lloyd's algorithm for s + 1 levels, the lowest held at 0 or not."""
+    codes = torch.arange(
+        s + 1, dtype=torch.double, device=magnitudes.max.device)
+    values = _asymptotic_levels(
+        magnitudes, codes / (s + 0.5) if zero else (codes + 0.5) / (s + 1))
     for _ in range(num_iters):
         thresholds = (values[1:] + values[:-1]) / 2
-        count, first, _ = magnitudes.cell_sums(thresholds)[:, 1:]
-        means = torch.where(count > 0, first / count.clamp(min=1), values[1:])
-        values = torch.cat([values[:1], means])
+        count, first, _ = magnitudes.cell_sums(thresholds)
+        means = torch.where(count > 0, first / count.clamp(min=1), values)
+        if zero:
+            means[0] = 0
+        values = means
     return (values[1:] + values[:-1]) / 2, values
 
 
@@ -137,6 +147,29 @@ def mse_init(x: Tensor, bits: int, signed: bool,
     """
     clip = _uniform_clip(_Magnitudes(x, signed), num_steps(bits, signed))
     return clip.to(x.dtype), x.new_zeros(num_intervals)
+
+
+def lowest_level(x: Tensor, bits: int, num_iters: int = 100) -> Tensor:
+    """Find the lowest of the 2**bits Lloyd-Max levels of signed samples.
+
+    Args:
+        x: Finite samples, shape (N); not all the same.
+        bits: Bit-width, 2 to 8.
+        num_iters: Iterations of Lloyd's algorithm.
+
+    Returns:
+        The level, in units of ``x``, shape (), dtype of ``x``.
+
+    Raises:
+        LCQError: If the values are all the same, or one is not finite.
+    """
+    minimum = x.detach().min()
+    _, values = _lloyd_max_levels(
+        _Magnitudes(x - minimum, signed=False),
+        num_steps(bits, signed=False),
+        num_iters,
+        zero=False)
+    return values[0].to(x.dtype) + minimum
 
 
 def lloyd_max_init(x: Tensor,

@@ -34,16 +34,15 @@ def plot_compander(ax: Axes, quantizer: LCQQuantizer, x: Tensor) -> None:
         x: Samples of what it quantizes, shape (N).
     """
     with torch.no_grad():
-        x = x.flatten()
-        magnitude = (x / quantizer.scale(x) / quantizer.clip).abs()
+        magnitude = quantizer.magnitude(x.flatten())
         v = torch.linspace(0, 1, 257)
         f = compress(v, quantizer.theta)
         values = quantizer.levels()
     # Zeros are met exactly and would hide the rest.
-    magnitude = magnitude[magnitude > 0]
-    ax.hist(
-        magnitude.numpy(), bins=60, range=(0, 1.25), density=True, color='.8')
-    ax.set(xlim=(0, 1.25), yticks=[])
+    magnitude = magnitude[magnitude != 0]
+    ends = (-0.25 if (magnitude < 0).any() else 0, 1.25)
+    ax.hist(magnitude.numpy(), bins=60, range=ends, density=True, color='.8')
+    ax.set(xlim=ends, yticks=[])
     ax.vlines(values.numpy(), 0, ax.get_ylim()[1], color='C0', lw=1)
     companding = ax.twinx()
     companding.plot(v, f, color='C3', lw=2)
@@ -117,8 +116,10 @@ def plot_levels(runner: Runner, path: str, num_layers: int = 4) -> None:
         axes[0].set_title(name, fontsize=9)
         axes[0].set_xlabel(
             f'|weight| / clip, {layer.weight_quantizer.num_levels} levels')
+        act = layer.act_quantizer
         axes[1].set_xlabel(
-            f'|input| / clip, {layer.act_quantizer.num_levels} levels')
+            ('(input - offset)' if act.is_signed and not act.is_symmetric else
+             '|input|') + f' / clip, {act.num_levels} levels')
     figure.legend(
         handles=[
             figure.axes[0].collections[0], *figure.axes[-1].lines,
