@@ -63,7 +63,7 @@ $(DATA): | $(VENV)/.ready
 	$(BIN)/python tools/make_toy_coco.py $@
 
 $(FLOAT)/.trained: | $(VENV)/.ready $(DATA)
-	@$(SAY) "Training the float detector (about 4 minutes on two cores)"
+	@$(SAY) "Training the float detector (about 8 minutes on two cores)"
 	$(BIN)/python tools/train.py configs/toy/retinanet_r18_toy.py --work-dir $(@D) --resume
 	touch $@
 

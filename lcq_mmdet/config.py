@@ -7,7 +7,7 @@ from lcq_mmdet.functional import check_bits
 
 QUANTIZERS = ('lcq', 'uniform')
 INITS = ('lloyd_max', 'mse', 'constant')
-WEIGHT_NORMS = ('std', 'centered', 'none')
+WEIGHT_NORMS = ('std', 'channel', 'centered', 'none')
 SIGNED_ACTS = ('offset', 'symmetric')
 
 
@@ -36,7 +36,9 @@ class QuantizerConfig:
         init_clip: Positive clip of ``init='constant'``, in units of the
             input, for a normalized weight in units of its standard deviation.
         weight_norm: Limited weight normalization: ``'std'`` quantizes
-            w / std(w) and multiplies the scale back; ``'centered'`` also
+            w / std(w) and multiplies the scale back; ``'channel'`` does so
+            with the standard deviation of each output channel;
+            ``'centered'`` also
             subtracts the mean and does not restore it (kept for comparison);
             ``'none'`` does neither.
         signed_act: What becomes of an input with negative values:

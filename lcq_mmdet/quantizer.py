@@ -86,10 +86,21 @@ class LCQQuantizer(nn.Module):
         return levels(self.theta, self.bits, self.is_symmetric)
 
     def scale(self, x: Tensor) -> Tensor:
-        """Compute what the tensor is divided by, shape ()."""
+        """Compute what the tensor is divided by.
+
+        Returns:
+            Standard deviation, shape (), or with ``weight_norm='channel'``
+            (out, 1, 1, 1). Where all values are alike there is none, and
+            their magnitude takes its place.
+        """
         if self.weight_norm == 'none':
             return x.new_ones(())
-        return x.std(correction=0).clamp(min=_MIN_STD)
+        if self.weight_norm != 'channel':
+            return x.std(correction=0).clamp(min=_MIN_STD)
+        dim = tuple(range(1, x.dim()))
+        std = x.std(dim, correction=0, keepdim=True)
+        magnitude = x.abs().amax(dim, keepdim=True).clamp(min=_MIN_STD)
+        return torch.where(std > _MIN_STD, std, magnitude)
 
     def center(self, x: Tensor) -> Tensor:
         """Subtract the mean where the settings ask for it."""
@@ -120,7 +131,7 @@ class LCQQuantizer(nn.Module):
         is nothing to fit and ``init='constant'`` applies.
 
         Args:
-            x: Samples of the tensor, shape (N).
+            x: Samples of an input, shape (N), or a weight as it is.
             signed: Whether negative values get levels of their own.
 
         Raises:
@@ -169,6 +180,10 @@ class LCQQuantizer(nn.Module):
                 'this quantizer is not initialized: load an LCQ checkpoint, '
                 'or calibrate (LCQHook does before training and testing)')
         x = self.center(x)
+        if self.weight_norm == 'channel':
+            scale = self.scale(x)
+            return scale * lcq_quantize(x / scale, self.clip, self.theta,
+                                        self.bits, self.is_signed)
         # std(w) Q(w / std(w); clip) is Q(w; clip std(w)).
         normalized = self.weight_norm != 'none'
         clip = self.clip * self.scale(x) if normalized else self.clip

@@ -17,16 +17,35 @@ settings.register_profile('lcq', deadline=None, max_examples=50,
 settings.load_profile('lcq')
 
 
-def tiny_options(toy_coco):
-    """Options that make any toy config small, on the data at ``toy_coco``."""
-    options = {
-        'model.backbone.base_channels': 8,
-        'model.neck.in_channels': [8, 16, 32, 64],
-        'model.neck.out_channels': 16,
+_TINY_HEADS = {
+    'RetinaNet': {
         'model.bbox_head.in_channels': 16,
         'model.bbox_head.feat_channels': 16,
         'model.bbox_head.stacked_convs': 1,
+        'model.bbox_head.num_classes': 10,
         'model.test_cfg.score_thr': 0.,
+    },
+    'FasterRCNN': {
+        'model.rpn_head.in_channels': 16,
+        'model.rpn_head.feat_channels': 16,
+        'model.roi_head.bbox_roi_extractor.out_channels': 16,
+        'model.roi_head.bbox_head.in_channels': 16,
+        'model.roi_head.bbox_head.fc_out_channels': 16,
+        'model.roi_head.bbox_head.num_classes': 10,
+        'model.test_cfg.rpn.max_per_img': 20,
+        'model.test_cfg.rcnn.score_thr': 0.,
+    },
+}
+
+
+def tiny_options(toy_coco, detector='RetinaNet'):
+    """Options that make any config small, on the data at ``toy_coco``."""
+    options = {
+        **_TINY_HEADS[detector],
+        'model.backbone.depth': 18,
+        'model.backbone.base_channels': 8,
+        'model.neck.in_channels': [8, 16, 32, 64],
+        'model.neck.out_channels': 16,
         'train_dataloader.batch_size': 8,
         'train_cfg.max_epochs': 2,
         'train_cfg.val_interval': 2,

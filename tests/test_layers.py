@@ -68,7 +68,17 @@ def test_weight_is_quantized_in_units_of_its_deviation():
     torch.testing.assert_close(layer.quantized_weight(), expected)
 
 
-@pytest.mark.parametrize('norm', ['std', 'none'])
+def test_channels_can_be_normalized_one_by_one():
+    config = QuantizerConfig(weight_norm='channel')
+    _, layer, _ = make_layer(config=config)
+    before = layer.quantized_weight()
+    factors = torch.logspace(-2, 2, 8).view(8, 1, 1, 1)
+    with torch.no_grad():
+        layer.weight *= factors
+    torch.testing.assert_close(layer.quantized_weight(), before * factors)
+
+
+@pytest.mark.parametrize('norm', ['std', 'channel', 'none'])
 def test_quantized_weight_keeps_the_mean(norm):
     config = QuantizerConfig(weight_bits=8, weight_norm=norm)
     layer = LCQConv2d(4, 64, 3, config=config)
@@ -87,7 +97,7 @@ def test_centering_drops_the_mean():
 
 
 @pytest.mark.parametrize('value', [0., 0.3])
-@pytest.mark.parametrize('norm', ['std', 'centered', 'none'])
+@pytest.mark.parametrize('norm', ['std', 'channel', 'centered', 'none'])
 def test_constant_weight_gives_no_nan(value, norm):
     layer = LCQConv2d(4, 8, 3, config=QuantizerConfig(weight_norm=norm))
     layer.weight.data.fill_(value)

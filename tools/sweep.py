@@ -1,8 +1,10 @@
 """Report mAP per bit-width: from a float detector to 8, 4, 3 and 2 bits."""
 import argparse
 import os.path as osp
+import re
 from typing import Any, Dict, List
 
+from mmengine.config import DictAction
 from mmengine.dist import barrier, is_main_process
 
 from lcq_mmdet.cli import (add_launcher_arguments, check_files, load_config,
@@ -42,8 +44,15 @@ def parse_args() -> argparse.Namespace:
         '--quantizer',
         nargs='+',
         choices=QUANTIZERS,
-        default=['lcq'],
-        help='quantizers to compare')
+        help='quantizers to compare (default: lcq)')
+    parser.add_argument(
+        '--variant',
+        nargs='+',
+        action='append',
+        default=[],
+        metavar=('NAME', 'KEY=VALUE'),
+        help='settings to compare, under a name: --variant no_norm '
+        'model.weight_norm=none --variant slow train_cfg.max_epochs=24')
     parser.add_argument(
         '--seeds',
         type=int,
@@ -62,6 +71,20 @@ def parse_args() -> argparse.Namespace:
     if not (args.bits or args.weight_bits or args.act_bits):
         args.bits = [32, 8, 4, 3, 2]
     return args
+
+
+def read_variants(args: argparse.Namespace) -> Dict[str, Dict[str, Any]]:
+    """Return what each quantizer and variant changes, by name."""
+    names = args.quantizer or ([] if args.variant else ['lcq'])
+    variants = {name: {'model.quantizer': name} for name in names}
+    for name, *options in args.variant:
+        if not re.fullmatch(r'[\w.-]+', name) or name in (*variants, 'float'):
+            raise LCQError(f'--variant {name!r}: must be a name of its own, '
+                           'of letters, digits, "_", "-" and "."')
+        parser = argparse.ArgumentParser(prog=f'--variant {name}')
+        parser.add_argument('options', nargs='*', action=DictAction)
+        variants[name] = parser.parse_args(options).options or {}
+    return variants
 
 
 def draw(sweep: Sweep, records: List[Dict[str, Any]],
@@ -90,11 +113,12 @@ def main() -> None:
     widths = pair_bits(args.bits, args.weight_bits, args.act_bits)
     cfg = load_config(args)
     seeds = args.seeds or [cfg.get('randomness', {}).get('seed') or 0]
-    rows = plan(widths, args.quantizer, [] if args.no_train else seeds)
+    variants = read_variants(args)
+    rows = plan(widths, variants, [] if args.no_train else seeds)
     check_files(cfg, ('train_dataloader', 'test_dataloader'))
     check_float(cfg)
 
-    sweep = Sweep(cfg, rows, cfg.work_dir, args.progressive)
+    sweep = Sweep(cfg, rows, variants, cfg.work_dir, args.progressive)
     for records in sweep.run():
         if is_main_process():
             write_report(records, cfg.work_dir, {})

@@ -20,7 +20,9 @@ class Cost(NamedTuple):
         bops: Bit operations for one image: multiply-accumulates, each times
             the bits of its weight and of its input, 32 where they are float.
         bytes: Size of the packed model: quantized weights at their bits, a
-            table of float32 levels for each quantizer, and all else as it is.
+            table of float32 levels for each quantizer, a float32 scale for
+            each output channel where ``weight_norm='channel'``, and all else
+            as it is.
     """
     macs: float
     quantized_share: float
@@ -107,6 +109,8 @@ def _bytes(model: nn.Module) -> int:
             weight, act = module.weight_quantizer, module.act_quantizer
             total += -(-module.weight.numel() * weight.bits // 8)
             total += 4 * (weight.num_levels + act.num_levels)
+            if weight.weight_norm == 'channel':
+                total += 4 * module.out_channels
             for quantizer in (weight, act):
                 left_out.update(map(id, quantizer.state_dict(
                     keep_vars=True).values()))

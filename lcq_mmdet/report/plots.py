@@ -31,10 +31,10 @@ def plot_compander(ax: Axes, quantizer: LCQQuantizer, x: Tensor) -> None:
     Args:
         ax: Where to plot.
         quantizer: An initialized quantizer.
-        x: Samples of what it quantizes, shape (N).
+        x: Samples of what it quantizes, any shape; a weight as it is.
     """
     with torch.no_grad():
-        magnitude = quantizer.magnitude(x.flatten())
+        magnitude = quantizer.magnitude(x).flatten()
         v = torch.linspace(0, 1, 257)
         f = compress(v, quantizer.theta)
         values = quantizer.levels()
@@ -68,10 +68,11 @@ def plot_map(rows: Sequence[Mapping[str, Any]], path: str) -> None:
             curves.setdefault(name, []).append(
                 (good[0]['weight_bits'], good[0]['cost']['bytes'] / 1e6,
                  ap.mean(), ap.std(ddof=1) if len(ap) > 1 else 0.))
+    colors = {'uniform': 'C0', 'lcq': 'C3'}
     for name, points in sorted(curves.items()):
         bits, size, ap, spread = np.array(sorted(points)).T
         style = ':' if name.endswith('calibrated') else '-'
-        color = 'C3' if name.startswith('lcq') else 'C0'
+        color = colors.setdefault(name.split(',')[0], f'C{len(colors) + 2}')
         for ax, x in ((by_bits, bits), (by_size, size)):
             ax.errorbar(
                 x, ap, spread, label=name, ls=style, color=color, marker='o',

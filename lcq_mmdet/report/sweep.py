@@ -9,7 +9,8 @@ import os.path as osp
 import traceback
 from dataclasses import dataclass
 from pickle import UnpicklingError
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import (Any, Dict, Iterable, Iterator, List, Mapping, Optional,
+                    Sequence, Tuple)
 
 import numpy as np
 from mmengine.config import Config
@@ -39,17 +40,18 @@ class Row:
     """What one line of the report is about.
 
     Attributes:
-        quantizer: ``'float'``, ``'lcq'`` or ``'uniform'``.
+        variant: ``'float'``, or what distinguishes the rows of one
+            bit-width, such as the quantizer.
         bits: Bits of weights and inputs.
         seed: Seed of the fine-tuning; ``None`` without one.
     """
-    quantizer: str = 'float'
+    variant: str = 'float'
     bits: Tuple[int, int] = (FLOAT, FLOAT)
     seed: Optional[int] = None
 
     @property
     def is_float(self) -> bool:
-        return self.quantizer == 'float'
+        return self.variant == 'float'
 
     @property
     def name(self) -> str:
@@ -57,7 +59,7 @@ class Row:
         if self.is_float:
             return 'float'
         how = 'calibrated' if self.seed is None else 'fine-tuned'
-        return f'{self.quantizer}, {how}'
+        return f'{self.variant}, {how}'
 
     @property
     def bits_text(self) -> str:
@@ -69,14 +71,14 @@ class Row:
         if self.is_float:
             return 'float'
         how = 'calibrated' if self.seed is None else f'seed{self.seed}'
-        return '{}_w{}a{}_{}'.format(self.quantizer, *self.bits, how)
+        return '{}_w{}a{}_{}'.format(self.variant, *self.bits, how)
 
     def label(self) -> Dict[str, Any]:
         """Return what identifies the row in a record."""
         return dict(
             name=self.name,
             bits=self.bits_text,
-            quantizer=self.quantizer,
+            variant=self.variant,
             weight_bits=self.bits[0],
             act_bits=self.bits[1],
             fine_tuned=self.seed is not None,
@@ -119,13 +121,13 @@ def pair_bits(bits: Optional[Sequence[int]],
 
 
 def plan(widths: Sequence[Tuple[int, int]],
-         quantizers: Sequence[str],
+         variants: Iterable[str],
          seeds: Sequence[int]) -> List[Row]:
     """List the rows of a sweep in the order in which they run."""
     rows = [Row()]
     for bits in widths:
-        for quantizer in quantizers:
-            rows += [Row(quantizer, bits, seed) for seed in (None, *seeds)]
+        for variant in variants:
+            rows += [Row(variant, bits, seed) for seed in (None, *seeds)]
     return list(dict.fromkeys(rows))
 
 
@@ -166,6 +168,8 @@ class Sweep:
         cfg: Config of a float or quantized detector whose ``load_from`` is
             the float checkpoint.
         rows: What :func:`plan` lists.
+        variants: What each variant changes in the config, by its name: values
+            by dotted keys, as ``--cfg-options`` has them.
         work_dir: Where rows and report go.
         progressive: Whether to start each fine-tuning from the next higher
             bit-width's result, with its clips and thetas, and not from the
@@ -178,9 +182,11 @@ class Sweep:
     def __init__(self,
                  cfg: Config,
                  rows: Sequence[Row],
+                 variants: Mapping[str, Mapping[str, Any]],
                  work_dir: str,
                  progressive: bool = False) -> None:
         self.cfg, self.rows, self.work_dir = cfg, rows, work_dir
+        self.variants = variants
         self.progressive = progressive
         self._claim_work_dir()
 
@@ -207,8 +213,14 @@ class Sweep:
 
     def _run_row(self, row: Row) -> Dict[str, Any]:
         file = osp.join(self.path(row), 'row.json')
+        label = row.label()
+        label['options'] = dict(self.variants.get(row.variant, {}))
         done = self._read(file)
         if done:
+            if done['options'] != json.loads(to_json(label))['options']:
+                raise LCQError(
+                    f'--variant {row.variant}: {self.path(row)} was made with '
+                    f'{done["options"]}; choose another name')
             return done
         mkdir_or_exist(self.path(row))
         try:
@@ -218,8 +230,8 @@ class Sweep:
                 raise
             print_log(traceback.format_exc(), 'current')
             text = (str(error).splitlines() or [''])[0]
-            return dict(row.label(), error=f'{type(error).__name__}: {text}')
-        record = {**result, **row.label()}
+            return dict(label, error=f'{type(error).__name__}: {text}')
+        record = {**result, **label}
         if is_main_process():
             write_text(file, to_json(record))
         barrier()
@@ -245,8 +257,8 @@ class Sweep:
                 self.cfg,
                 bits=None,
                 weight_bits=weight_bits,
-                act_bits=act_bits,
-                quantizer=row.quantizer)
+                act_bits=act_bits)
+            cfg.merge_from_dict(dict(self.variants[row.variant]))
         cfg.work_dir = self.path(row)
         cfg.experiment_name = row.folder
         if row.seed is not None:
@@ -270,13 +282,13 @@ class Sweep:
             row.bits: row
             for row, record in reversed(list(zip(self.rows, records)))
             if row.seed is not None and 'error' not in record
-            and row.quantizer == self.rows[-1].quantizer
+            and row.variant == self.rows[-1].variant
         }
         lowest = sorted(rows, reverse=True)[-most:]
         configs = {'float': self.row_config(self.rows[0])}
         for bits in lowest:
             row = rows[bits]
-            configs[f'{row.quantizer} {row.bits_text}'] = load_run(
+            configs[f'{row.variant} {row.bits_text}'] = load_run(
                 self.path(row))
         runners = {}
         for name, cfg in configs.items():
@@ -289,7 +301,7 @@ class Sweep:
         """Find the checkpoint of the next higher bit-width."""
         before = [
             other for other in self.rows[:self.rows.index(row)]
-            if (other.quantizer, other.seed) == (row.quantizer, row.seed)
+            if (other.variant, other.seed) == (row.variant, row.seed)
         ]
         if not before:
             return None

@@ -21,7 +21,7 @@ test_pipeline = [
 # Workers that do not outlive an epoch are seeded anew at its start, so that a
 # resumed run sees the augmentation of an uninterrupted one.
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=2,
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=True),

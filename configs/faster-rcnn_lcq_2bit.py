@@ -1,0 +1,9 @@
+_base_ = [
+    './_base_/models/faster-rcnn_r50_fpn_lcq.py',
+    'mmdet::_base_/datasets/coco_detection.py',
+    './_base_/schedules/lcq_18e.py', './_base_/lcq_runtime.py'
+]
+
+model = dict(bits=2)
+optim_wrapper = dict(optimizer=dict(lr=0.02))
+load_from = _base_.float_checkpoint

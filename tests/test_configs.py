@@ -1,0 +1,93 @@
+"""Every config of the repository: built, trained a few steps, evaluated."""
+import pytest
+import yaml
+from conftest import CONFIGS, tiny_options
+from mmdet.models import FasterRCNN, RetinaNet
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+
+from lcq_mmdet.convert import lcq_layers
+from lcq_mmdet.datasets import ToyCocoDataset
+from lcq_mmdet.model import float_config
+
+DETECTORS = {
+    'retinanet': (RetinaNet, 'retinanet/retinanet_r50_fpn_1x_coco.py'),
+    'faster-rcnn': (FasterRCNN, 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+}
+LEAVES = sorted(p for p in CONFIGS.rglob('*.py') if '_base_' not in p.parts)
+
+
+@pytest.mark.parametrize('path', LEAVES, ids=lambda path: path.stem)
+def test_config_trains_and_evaluates(path, toy_coco, tmp_path):
+    cfg = Config.fromfile(path)
+    detector = cfg.model.get('float_type', cfg.model.type)
+    cfg.merge_from_dict(tiny_options(toy_coco, detector))
+    for split in ('train', 'val', 'test'):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        dataset.metainfo = ToyCocoDataset.METAINFO
+        for transform in dataset.pipeline:
+            if transform.type == 'Resize':
+                transform.scale = (64, 64)
+    cfg.train_cfg.update(max_epochs=1, val_interval=1)
+    cfg.load_from = None
+    if 'lcq' in cfg.default_hooks:
+        cfg.default_hooks.lcq.update(require_float=False, num_batches=1)
+    cfg.work_dir, cfg.log_level = str(tmp_path), 'WARNING'
+
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 4
+    ap = runner.message_hub.get_scalar('val/coco/bbox_mAP').current()
+    assert 0 <= ap <= 1
+    for name, parameter in runner.model.named_parameters():
+        assert parameter.isfinite().all(), name
+
+
+@pytest.mark.parametrize('bits', [4, 3, 2])
+@pytest.mark.parametrize('name', DETECTORS)
+def test_coco_config_is_mmdets_own_but_for_quantization(
+        name, bits, tmp_path):
+    float_class, published = DETECTORS[name]
+    cfg = Config.fromfile(CONFIGS / f'{name}_lcq_{bits}bit.py')
+    path = tmp_path / 'published.py'
+    path.write_text(f"_base_ = 'mmdet::{published}'")
+    expected = Config.fromfile(path)
+    expected.model.backbone.init_cfg = None
+    assert float_config(cfg).model == expected.model
+    for key in ('train_dataloader', 'val_dataloader', 'test_evaluator'):
+        assert cfg[key] == expected[key]
+    assert name.replace('-', '_') in cfg.load_from
+
+    init_default_scope('mmdet')
+    model = MODELS.build(cfg.model)
+    assert type(model) is float_class
+    layers = dict(lcq_layers(model))
+    assert len(layers) == 53 + len(model.neck.lateral_convs) + len(
+        model.neck.fpn_convs)
+    assert {
+        key: layer.weight_quantizer.bits
+        for key, layer in layers.items()
+    } == {key: 8 if key == 'backbone.conv1' else bits
+          for key in layers}
+
+
+@pytest.mark.parametrize('name', DETECTORS)
+def test_toy_config_starts_where_the_float_one_ends(name):
+    float_cfg = Config.fromfile(CONFIGS / f'toy/{name}_r18_toy.py')
+    for bits in (4, 3, 2):
+        cfg = Config.fromfile(CONFIGS / f'toy/{name}_r18_lcq_{bits}bit_toy.py')
+        assert cfg.model.bits == bits
+        assert cfg.load_from == (f'work_dirs/{name}_r18_toy/epoch_'
+                                 f'{float_cfg.train_cfg.max_epochs}.pth')
+
+
+def test_metafile_lists_the_coco_configs():
+    models = yaml.safe_load((CONFIGS / 'metafile.yml').read_text())['Models']
+    assert {model['Config'] for model in models} == {
+        f'configs/{path.name}'
+        for path in CONFIGS.glob('*.py')
+    }
+    for model in models:
+        cfg = Config.fromfile(CONFIGS.parent / model['Config'])
+        assert model['Metadata']['Epochs'] == cfg.train_cfg.max_epochs
