@@ -76,7 +76,7 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     bits = {key: getattr(args, key) for key in _BITS}
     bits = {key: value for key, value in bits.items() if value is not None}
-    cfg = _read_config(args.config, pretrained=bool(bits))
+    cfg = read_config(args.config, pretrained=bool(bits))
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     # A sweep has lists of bits, and applies them to copies of the config.
@@ -89,7 +89,16 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def _read_config(path: str, pretrained: bool) -> Config:
+def read_config(path: str, pretrained: bool = False) -> Config:
+    """Read the config at ``path``, or mmdet's of the name ``mmdet::...``.
+
+    Args:
+        path: Path or name.
+        pretrained: Whether one of mmdet's loads its published checkpoint.
+
+    Raises:
+        LCQError: If there is none.
+    """
     if '::' not in path:
         if not osp.isfile(path):
             raise LCQError(f'config={path!r}: no such file')

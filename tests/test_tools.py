@@ -251,7 +251,32 @@ def test_failing_row_is_reported_and_the_others_run(sweep_flags, tmp_path):
                for log in logs)
 
 
+def test_variants_of_a_sweep_differ_in_their_settings(sweep_flags, tmp_path,
+                                                      refusal):
+    (tmp_path / 'symmetric.py').write_text(
+        "model = dict(signed_act='symmetric')")
+    flags = [*sweep_flags, '--bits', 2, '--no-train', '--variant', 'default',
+             '--variant', 'no_norm', 'model.weight_norm=none', '--variant',
+             'symmetric', 'symmetric.py']
+    result = call('sweep.py', *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    rows = json.loads((tmp_path / 'sweep/report.json').read_text())['rows']
+    assert [row['name'] for row in rows] == [
+        'float', 'default, calibrated', 'no_norm, calibrated',
+        'symmetric, calibrated'
+    ]
+    assert rows[2]['options'] == {'model.weight_norm': 'none'}
+    sizes = [row['cost']['bytes'] for row in rows[1:]]
+    assert sizes[0] == sizes[1] > sizes[2]
+
+    error = refusal('sweep.py', *flags[:-4], 'model.weight_norm=channel')
+    assert '--variant no_norm: ' in error and 'choose another name' in error
+
+
 @pytest.mark.parametrize('flags, message', [
+    (['--variant', 'lcq/uniform'], "--variant 'lcq/uniform': must be a name"),
+    (['--variant', 'a', '--variant', 'a'], "--variant 'a': must be a name"),
+    (['--variant', 'a', 'none.py'], "config='none.py': no such file"),
     (['--bits', 32, 9], 'bits=9: must be an integer from 2 to 8, or 32'),
     (['--act-bits', 32, '--weight-bits', 4], 'act_bits=32: must be'),
     (['--weight-bits', 4, 2, '--act-bits', 8, 4, 2], 'as many values'),

@@ -8,7 +8,7 @@ from mmengine.config import DictAction
 from mmengine.dist import barrier, is_main_process
 
 from lcq_mmdet.cli import (add_launcher_arguments, check_files, load_config,
-                           run_tool)
+                           read_config, run_tool)
 from lcq_mmdet.config import QUANTIZERS
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.report.plots import plot_detections, plot_levels, plot_map
@@ -52,7 +52,8 @@ def parse_args() -> argparse.Namespace:
         default=[],
         metavar=('NAME', 'KEY=VALUE'),
         help='settings to compare, under a name: --variant no_norm '
-        'model.weight_norm=none --variant slow train_cfg.max_epochs=24')
+        'model.weight_norm=none --variant slow train_cfg.max_epochs=24; or '
+        'one config file in place of the settings')
     parser.add_argument(
         '--seeds',
         type=int,
@@ -81,6 +82,9 @@ def read_variants(args: argparse.Namespace) -> Dict[str, Dict[str, Any]]:
         if not re.fullmatch(r'[\w.-]+', name) or name in (*variants, 'float'):
             raise LCQError(f'--variant {name!r}: must be a name of its own, '
                            'of letters, digits, "_", "-" and "."')
+        if len(options) == 1 and '=' not in options[0]:
+            variants[name] = read_config(options[0]).to_dict()
+            continue
         parser = argparse.ArgumentParser(prog=f'--variant {name}')
         parser.add_argument('options', nargs='*', action=DictAction)
         variants[name] = parser.parse_args(options).options or {}
