@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import Any, Dict, Mapping, Sequence
 
+import torch
 from mmengine.utils.dl_utils import collect_env
 
 import lcq_mmdet
@@ -50,7 +51,10 @@ def write_record(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
         command=' '.join([osp.basename(sys.executable), *sys.argv]),
         commit=_commit(),
         versions=dict(lcq_mmdet=lcq_mmdet.__version__, **versions),
-        hardware=dict(cpus=os.cpu_count(), gpus=env.get('GPU 0', 'none')),
+        hardware=dict(
+            cpus=os.cpu_count(),
+            threads=torch.get_num_threads(),
+            gpus=env.get('GPU 0', 'none')),
         rows=rows)
     write_text(path, to_json(record))
 
