@@ -68,6 +68,45 @@ def map_table(rows: Sequence[Row], markdown: bool = False) -> str:
     return render(table, width=1000 if markdown else 160)
 
 
+def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
+    """Tabulate times, and how they compare with the first of each case.
+
+    Args:
+        rows: Dictionaries with ``case``, ``name`` and ``seconds``, times by
+            what was measured; they may have ``peak_memory`` in bytes.
+        markdown: Whether to write Markdown.
+    """
+    first: Dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(row['case'], row)
+    measured = list(dict.fromkeys(key for row in rows for key in row['seconds']))
+    has_memory = any('peak_memory' in row for row in rows)
+    table = Table(box=box.MARKDOWN if markdown else box.SIMPLE)
+    table.add_column('case')
+    table.add_column('')
+    for key in measured:
+        table.add_column(f'{key}, ms', justify='right')
+    if has_memory:
+        table.add_column('peak memory, MB', justify='right')
+    for row in rows:
+        baseline = first[row['case']]
+        values = [(('seconds', key), 1e-3) for key in measured]
+        values += [(('peak_memory', ), 1e6)] * has_memory
+        table.add_row(
+            row['case'] if row is baseline else '', row['name'],
+            *(_compared(_get(row, *keys), _get(baseline, *keys), unit,
+                        row is baseline) for keys, unit in values))
+    return render(table, width=1000 if markdown else 160)
+
+
+def _compared(value: Optional[float], baseline: Optional[float], unit: float,
+              is_baseline: bool) -> str:
+    text = _number(value, unit)
+    if text and baseline and not is_baseline:
+        text += f' ({value / baseline:.2f}x)'  # type: ignore[operator]
+    return text
+
+
 def _cells(name: str, bits: str, group: Sequence[Row],
            baseline: Row) -> Dict[str, str]:
     """Write what a group of rows has for each column, by heading."""

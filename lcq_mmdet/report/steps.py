@@ -1,0 +1,79 @@
+"""Training steps of a detector: in float, uniformly quantized and with LCQ."""
+import tempfile
+import time
+from typing import Any, Callable, Dict, Optional
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from lcq_mmdet.calibration import initialize_, observe
+from lcq_mmdet.config import QUANTIZERS
+from lcq_mmdet.model import apply_lcq, float_config
+
+from .memory import peak_memory
+
+_CALIBRATION_BATCHES = 8
+
+
+class TrainingSteps:
+    """Detectors that differ in their quantizers only, ready for a step.
+
+    They start from random weights and train on one and the same batch.
+
+    Args:
+        cfg: Config of a float or quantized detector.
+        bits: Bits of weights and inputs, 2 to 8.
+
+    Attributes:
+        calibration: Seconds that the calibration on eight batches took, by
+            name of the quantizer; passing images through the network
+            included, loading them not.
+    """
+
+    def __init__(self, cfg: Config, bits: int) -> None:
+        self.calibration: Dict[str, float] = {}
+        self._runners: Dict[str, Runner] = {}
+        configs = {'float': float_config(cfg)}
+        for quantizer in QUANTIZERS[::-1]:
+            configs[quantizer] = apply_lcq(cfg, bits, quantizer=quantizer)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, part in configs.items():
+                part.update(
+                    work_dir=folder, experiment_name=name, load_from=None)
+                self._runners[name] = Runner.from_cfg(part)
+        loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+        batches = iter(loader)
+        self._batches = [next(batches) for _ in range(_CALIBRATION_BATCHES)]
+        for name, runner in self._runners.items():
+            runner.optim_wrapper = runner.build_optim_wrapper(
+                runner.optim_wrapper)
+            runner.model.init_weights()
+            if name != 'float':
+                self.calibration[name] = self._calibrate(runner.model)
+            runner.model.train()
+
+    def calls(self) -> Dict[str, Callable[[], Any]]:
+        """Return functions that train one step, by name."""
+        return {
+            name: lambda runner=runner: runner.model.train_step(
+                self._batches[0], runner.optim_wrapper)
+            for name, runner in self._runners.items()
+        }
+
+    def peak_memory(self) -> Dict[str, Optional[int]]:
+        """Measure the peak memory of a step in bytes, by name."""
+        peaks = {}
+        for name, step in self.calls().items():
+            with peak_memory() as peak:
+                step()
+            peaks[name] = peak[0]
+        return peaks
+
+    def _calibrate(self, model: Any) -> float:
+        start = time.perf_counter()
+        with observe(model) as observations:
+            for batch in self._batches:
+                data = model.data_preprocessor(batch, False)
+                model(**data, mode='tensor')
+        initialize_(model, observations)
+        return time.perf_counter() - start
