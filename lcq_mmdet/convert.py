@@ -121,6 +121,32 @@ def lcq_layers(model: nn.Module) -> Iterator[Tuple[str, LCQConv2d]]:
             yield name, module
 
 
+def select_layers(model: nn.Module,
+                  patterns: Sequence[str],
+                  key: str = 'layers') -> Dict[str, LCQConv2d]:
+    """Select quantized layers by pattern, as :func:`convert_` does.
+
+    Args:
+        model: A converted model, not wrapped.
+        patterns: Patterns of qualified names.
+        key: What the patterns are set with, for the error message.
+
+    Returns:
+        Layers by qualified name, in model order.
+
+    Raises:
+        LCQError: If a pattern matches no quantized layer.
+    """
+    layers = dict(lcq_layers(model))
+    if not layers:
+        raise LCQError(f'{key}={patterns!r}: the model has no quantized layer')
+    _check_patterns(key, patterns, layers)
+    return {
+        name: layer
+        for name, layer in layers.items() if _matching(name, patterns)
+    }
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """Take a model out of what a runner wraps around it."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):

@@ -132,5 +132,6 @@ def float_config(cfg: Config) -> Config:
         for key in (*_QUANTIZATION_KEYS, 'type'):
             cfg.model.pop(key, None)
         cfg.model.type = cfg.model.pop('float_type')
-    cfg.get('default_hooks', {}).pop('lcq', None)
+    for key in ('lcq', 'lcq_monitor'):
+        cfg.get('default_hooks', {}).pop(key, None)
     return cfg

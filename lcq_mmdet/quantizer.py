@@ -6,8 +6,9 @@ from mmengine.dist import broadcast
 from torch import Tensor, nn
 
 from lcq_mmdet.config import QuantizerConfig
-from lcq_mmdet.functional import (lcq_quantize, levels, lloyd_max_init,
-                                  lowest_level, mse_init, num_steps)
+from lcq_mmdet.functional import (compress, lcq_quantize, levels,
+                                  lloyd_max_init, lowest_level, mse_init,
+                                  num_steps)
 
 _MIN_STD = 1e-5
 
@@ -102,26 +103,43 @@ class LCQQuantizer(nn.Module):
         magnitude = x.abs().amax(dim, keepdim=True).clamp(min=_MIN_STD)
         return torch.where(std > _MIN_STD, std, magnitude)
 
-    def center(self, x: Tensor) -> Tensor:
-        """Subtract the mean where the settings ask for it."""
-        return x - x.mean() if self.weight_norm == 'centered' else x
+    def center(self, x: Tensor, whole: Optional[Tensor] = None) -> Tensor:
+        """Subtract the mean, of ``whole`` or ``x``, where it is asked for."""
+        if self.weight_norm != 'centered':
+            return x
+        return x - (x if whole is None else whole).mean()
 
-    def magnitude(self, x: Tensor) -> Tensor:
+    def magnitude(self, x: Tensor, whole: Optional[Tensor] = None) -> Tensor:
         """Map ``x`` to what is companded, in units of the clip.
 
         Args:
             x: Finite values, any shape.
+            whole: The tensor that ``x`` is a part of, if it is: weights are
+                normalized as a whole.
 
         Returns:
             |x| where the levels are symmetric, and else x above the offset;
             what is outside [0, 1] is clipped. Shape of ``x``.
         """
-        x = self.center(x) / self.scale(x)
+        x = self.center(x, whole) / self.scale(x if whole is None else whole)
         if self.is_symmetric:
             x = x.abs()
         elif self.is_signed and self.offset is not None:
             x = x - self.offset
         return x / self.clip
+
+    def codes(self, magnitude: Tensor) -> Tensor:
+        """Round magnitudes to indices of :meth:`levels`, round(s f(v)).
+
+        Args:
+            magnitude: What :meth:`magnitude` gives, any shape.
+
+        Returns:
+            Codes from 0 to s, int64, shape of ``magnitude``; any of them
+            where it is NaN.
+        """
+        u = compress(magnitude.clamp(0, 1), self.theta)
+        return (u * self.num_steps).round().long().clamp(0, self.num_steps)
 
     @torch.no_grad()
     def initialize_(self, x: Tensor, signed: bool) -> None:

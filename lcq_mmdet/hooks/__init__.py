@@ -1,3 +1,4 @@
 from .lcq_hook import LCQHook
+from .monitor_hook import LCQMonitorHook
 
-__all__ = ['LCQHook']
+__all__ = ['LCQHook', 'LCQMonitorHook']
