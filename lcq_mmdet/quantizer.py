@@ -103,25 +103,22 @@ class LCQQuantizer(nn.Module):
         magnitude = x.abs().amax(dim, keepdim=True).clamp(min=_MIN_STD)
         return torch.where(std > _MIN_STD, std, magnitude)
 
-    def center(self, x: Tensor, whole: Optional[Tensor] = None) -> Tensor:
-        """Subtract the mean, of ``whole`` or ``x``, where it is asked for."""
-        if self.weight_norm != 'centered':
-            return x
-        return x - (x if whole is None else whole).mean()
+    def center(self, x: Tensor) -> Tensor:
+        """Subtract the mean where the settings ask for it."""
+        return x - x.mean() if self.weight_norm == 'centered' else x
 
-    def magnitude(self, x: Tensor, whole: Optional[Tensor] = None) -> Tensor:
+    def magnitude(self, x: Tensor) -> Tensor:
         """Map ``x`` to what is companded, in units of the clip.
 
         Args:
-            x: Finite values, any shape.
-            whole: The tensor that ``x`` is a part of, if it is: weights are
-                normalized as a whole.
+            x: An input or a whole weight, any shape; finite.
 
         Returns:
             |x| where the levels are symmetric, and else x above the offset;
             what is outside [0, 1] is clipped. Shape of ``x``.
         """
-        x = self.center(x, whole) / self.scale(x if whole is None else whole)
+        x = self.center(x)
+        x = x / self.scale(x)
         if self.is_symmetric:
             x = x.abs()
         elif self.is_signed and self.offset is not None:

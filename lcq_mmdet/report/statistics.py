@@ -68,8 +68,9 @@ class QuantizerStatistics:
         self._learned.update(max_slope=slopes.max(), min_slope=slopes.min())
 
         stride = sample_stride(x.numel())
-        inputs, outputs = (t.flatten()[::stride].float() for t in (x, y))
-        magnitude = quantizer.magnitude(inputs, whole=x)
+        inputs, outputs, magnitude = (
+            t.flatten()[::stride].float()
+            for t in (x, y, quantizer.magnitude(x)))
         codes = quantizer.codes(magnitude)
         if quantizer.is_symmetric:
             codes = quantizer.num_steps + torch.where(outputs < 0, -codes,

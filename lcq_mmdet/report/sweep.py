@@ -355,10 +355,8 @@ def _measure_step(cfg: Config) -> Dict[str, Any]:
     """Train the float detector a little, for time and memory of a step."""
     cfg = Config(cfg.to_dict())
     cfg.work_dir = osp.join(cfg.work_dir, 'step')
-    cfg.train_cfg = dict(
-        type='IterBasedTrainLoop',
-        max_iters=_FLOAT_ITERS,
-        val_interval=_FLOAT_ITERS + 1)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=_FLOAT_ITERS)
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.param_scheduler = None
     cfg.default_hooks = dict(cfg.get('default_hooks', {}), checkpoint=None)
     return _measure_training(cfg)
