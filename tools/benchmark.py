@@ -53,7 +53,8 @@ def parse_args() -> argparse.Namespace:
         command.add_argument(
             '--rounds', type=int, default=20, help='timed calls of each')
         command.add_argument(
-            '--out', help='JSON file to write, such as benchmarks/kernels.json')
+            '--out',
+            help='JSON file to write, such as benchmarks/kernels.json')
     args = parser.parse_args()
     check_bits(args.bits)
     return args

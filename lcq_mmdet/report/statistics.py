@@ -70,7 +70,7 @@ class QuantizerStatistics:
         stride = sample_stride(x.numel())
         inputs, outputs, magnitude = (
             t.flatten()[::stride].float()
-            for t in (x, y, quantizer.magnitude(x)))
+            for t in (x, y, quantizer.magnitude(x.float())))
         codes = quantizer.codes(magnitude)
         if quantizer.is_symmetric:
             codes = quantizer.num_steps + torch.where(outputs < 0, -codes,

@@ -79,7 +79,8 @@ def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
     first: Dict[str, Row] = {}
     for row in rows:
         first.setdefault(row['case'], row)
-    measured = list(dict.fromkeys(key for row in rows for key in row['seconds']))
+    measured = list(
+        dict.fromkeys(key for row in rows for key in row['seconds']))
     has_memory = any('peak_memory' in row for row in rows)
     table = Table(box=box.MARKDOWN if markdown else box.SIMPLE)
     table.add_column('case')
