@@ -4,7 +4,7 @@ All that is compared takes turns in one process; a time is the median.
 """
 import argparse
 import os.path as osp
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 import torch
 from mmengine.config import DictAction
@@ -70,7 +70,7 @@ def native(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int,
 
 
 def time_directions(functions: Dict[str, Callable[[Tensor], Tensor]],
-                    parameters: Dict[str, Sequence[Tensor]], x: Tensor,
+                    parameters: Mapping[str, Sequence[Tensor]], x: Tensor,
                     rounds: int) -> Dict[str, Dict[str, float]]:
     """Time forward, backward and both of functions of ``x``.
 

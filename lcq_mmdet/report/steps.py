@@ -1,6 +1,7 @@
 """Training steps of a detector: in float, uniformly quantized and with LCQ."""
 import tempfile
 import time
+from functools import partial
 from typing import Any, Callable, Dict, Optional
 
 from mmengine.config import Config
@@ -55,8 +56,8 @@ class TrainingSteps:
     def calls(self) -> Dict[str, Callable[[], Any]]:
         """Return functions that train one step, by name."""
         return {
-            name: lambda runner=runner: runner.model.train_step(
-                self._batches[0], runner.optim_wrapper)
+            name: partial(runner.model.train_step, self._batches[0],
+                          runner.optim_wrapper)
             for name, runner in self._runners.items()
         }
 

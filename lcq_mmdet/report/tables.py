@@ -91,12 +91,17 @@ def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
         table.add_column('peak memory, MB', justify='right')
     for row in rows:
         baseline = first[row['case']]
-        values = [(('seconds', key), 1e-3) for key in measured]
-        values += [(('peak_memory', ), 1e6)] * has_memory
-        table.add_row(
-            row['case'] if row is baseline else '', row['name'],
-            *(_compared(_get(row, *keys), _get(baseline, *keys), unit,
-                        row is baseline) for keys, unit in values))
+        cells = [
+            _compared(row['seconds'].get(key), baseline['seconds'].get(key),
+                      1e-3, row is baseline) for key in measured
+        ]
+        if has_memory:
+            cells.append(
+                _compared(
+                    row.get('peak_memory'), baseline.get('peak_memory'), 1e6,
+                    row is baseline))
+        table.add_row(row['case'] if row is baseline else '', row['name'],
+                      *cells)
     return render(table, width=1000 if markdown else 160)
 
 
