@@ -6,9 +6,11 @@ import sys
 from typing import Any, Callable, Dict, Iterator, Sequence, Tuple
 
 from mmengine.config import Config, DictAction
+from mmengine.dist import init_dist, is_distributed
 from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from mmengine.utils.dl_utils import set_multi_processing
 
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.model import apply_lcq
@@ -101,6 +103,17 @@ def _read_config(path: str, pretrained: bool) -> Config:
     if pretrained and cfg.get('load_from') is None:
         cfg.load_from = cfg.pop('model_path')
     return cfg
+
+
+def join_launcher(cfg: Config) -> None:
+    """Join the other processes of a launcher, as a runner does when built.
+
+    Before that, every process takes itself for the main one.
+    """
+    if cfg.launcher != 'none' and not is_distributed():
+        env_cfg = cfg.get('env_cfg', {})
+        set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)
+        init_dist(cfg.launcher, **env_cfg.get('dist_cfg', {}))
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -4,9 +4,10 @@ import os.path as osp
 from typing import Any, Dict, List
 
 from mmengine.dist import barrier, is_main_process
+from mmengine.runner import Runner
 
-from lcq_mmdet.cli import (add_launcher_arguments, check_files, load_config,
-                           run_tool)
+from lcq_mmdet.cli import (add_launcher_arguments, check_files, join_launcher,
+                           load_config, run_tool)
 from lcq_mmdet.config import QUANTIZERS
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.report.plots import plot_detections, plot_levels, plot_map
@@ -64,12 +65,11 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def draw(sweep: Sweep, records: List[Dict[str, Any]],
+def draw(runs: Dict[str, Runner], records: List[Dict[str, Any]],
          out_dir: str) -> Dict[str, str]:
     """Draw what the records allow; return the pictures' files by title."""
     pictures = {'mAP against bits and size': 'map.png'}
     plot_map(records, osp.join(out_dir, 'map.png'))
-    runs = sweep.fine_tuned_runs(records)
     if len(runs) > 1:
         pictures['Learned companders'] = 'levels.png'
         plot_levels(list(runs.values())[-1], osp.join(out_dir, 'levels.png'))
@@ -93,14 +93,16 @@ def main() -> None:
     rows = plan(widths, args.quantizer, [] if args.no_train else seeds)
     check_files(cfg, ('train_dataloader', 'test_dataloader'))
     check_float(cfg)
+    join_launcher(cfg)
 
     sweep = Sweep(cfg, rows, cfg.work_dir, args.progressive)
     for records in sweep.run():
         if is_main_process():
             write_report(records, cfg.work_dir, {})
+    # Building a runner takes all ranks.
+    runs = sweep.fine_tuned_runs(records)
     if is_main_process():
-        write_report(records, cfg.work_dir, draw(sweep, records,
-                                                 cfg.work_dir))
+        write_report(records, cfg.work_dir, draw(runs, records, cfg.work_dir))
         print(f'\nCOCO box AP on the test images:\n{map_table(records)}')
         for name in ('report.md', 'report.json', 'report.csv'):
             print('written:', osp.abspath(osp.join(cfg.work_dir, name)))

@@ -231,7 +231,7 @@ class Sweep:
             step = _measure_step(cfg)
         elif row.seed is not None:
             step = _train(cfg)
-            cfg = load_run(cfg.work_dir)
+            cfg = load_run(cfg.work_dir, cfg.get('launcher', 'none'))
         else:
             step = {}
         return {**evaluate(cfg).record(), **step}
@@ -277,7 +277,7 @@ class Sweep:
         for bits in lowest:
             row = rows[bits]
             configs[f'{row.quantizer} {row.bits_text}'] = load_run(
-                self.path(row))
+                self.path(row), self.cfg.get('launcher', 'none'))
         runners = {}
         for name, cfg in configs.items():
             runners[name] = Runner.from_cfg(cfg)
