@@ -1,5 +1,6 @@
 """What the command line tools share."""
 import argparse
+import errno
 import os
 import os.path as osp
 import sys
@@ -19,14 +20,21 @@ _BITS = ('bits', 'weight_bits', 'act_bits')
 
 
 def run_tool(main: Callable[[], Any]) -> None:
-    """Call ``main``; tell a user's mistake in one line and exit with 2."""
+    """Call ``main``; exit with 2 after a mistake or on a full disk.
+
+    Either is told in one line.
+    """
     try:
         main()
     except LCQError as error:
         sys.exit(_report_error(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(_report_error(f'{error}; make room and repeat the command'))
 
 
-def _report_error(error: LCQError) -> int:
+def _report_error(error: object) -> int:
     print(f'error: {error}', file=sys.stderr)
     return 2
 

@@ -110,3 +110,4 @@ def test_two_ranks_learn_the_same_and_write_one_report(
     written = (tmp_path / 'written_by_0').read_text().split()
     assert written.count('sweep.json') == 1 and written.count('row.json') == 3
     assert (folder / 'levels.png').stat().st_size > 10000
+    assert list(folder.glob('lcq_w4a4_seed0/*/vis_data/scalars.json'))

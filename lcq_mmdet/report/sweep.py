@@ -140,13 +140,15 @@ def check_float(cfg: Config) -> None:
         raise LCQError(
             'load_from: a sweep starts from a trained float detector; name '
             'its checkpoint with --cfg-options load_from=...')
+    model = _build(float_config(cfg))
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
-        missing = match_keys(_build(float_config(cfg)), checkpoint).missing
+        missing = match_keys(model, checkpoint).missing
     except (OSError, RuntimeError, EOFError, UnpicklingError, AttributeError,
-            TypeError) as error:
+            TypeError, LookupError) as error:
+        text = (str(error).splitlines() or [type(error).__name__])[0]
         raise LCQError(f'load_from={path!r}: is not a checkpoint that can be '
-                       f'read: {str(error).splitlines()[0]}') from None
+                       f'read: {text}') from None
     if missing:
         raise LCQError(
             f'load_from={path!r}: is not of this detector, it has not, or '
@@ -249,6 +251,9 @@ class Sweep:
                 quantizer=row.quantizer)
         cfg.work_dir = self.path(row)
         cfg.experiment_name = row.folder
+        # Under one name, all rows would log to the folder of the first.
+        if 'visualizer' in cfg:
+            cfg.visualizer.name = row.folder
         if row.seed is not None:
             cfg.randomness = dict(cfg.get('randomness', {}), seed=row.seed)
             if self.progressive:
@@ -334,9 +339,15 @@ class Sweep:
 
 def _train(cfg: Config) -> Dict[str, Any]:
     checkpoint = find_latest_checkpoint(cfg.work_dir)
+    # mmengine removes an old one first, and the disk may be full then.
+    if checkpoint and not osp.isfile(checkpoint):
+        checkpoint = None
     if checkpoint:
         cfg.resume, cfg.load_from = True, checkpoint
-    return _measure_training(cfg)
+    result = _measure_training(cfg)
+    if checkpoint and checkpoint == find_latest_checkpoint(cfg.work_dir):
+        result['peak_memory'] = None  # There was nothing left to train.
+    return result
 
 
 def _measure_step(cfg: Config) -> Dict[str, Any]:
