@@ -1,14 +1,17 @@
 """What the command line tools share."""
 import argparse
+import errno
 import os
 import os.path as osp
 import sys
 from typing import Any, Callable, Dict, Iterator, Sequence, Tuple
 
 from mmengine.config import Config, DictAction
+from mmengine.dist import init_dist, is_distributed
 from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from mmengine.utils.dl_utils import set_multi_processing
 
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.model import apply_lcq
@@ -17,14 +20,21 @@ _BITS = ('bits', 'weight_bits', 'act_bits')
 
 
 def run_tool(main: Callable[[], Any]) -> None:
-    """Call ``main``; tell a user's mistake in one line and exit with 2."""
+    """Call ``main``; exit with 2 after a mistake or on a full disk.
+
+    Either is told in one line.
+    """
     try:
         main()
     except LCQError as error:
         sys.exit(_report_error(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(_report_error(f'{error}; make room and repeat the command'))
 
 
-def _report_error(error: LCQError) -> int:
+def _report_error(error: object) -> int:
     print(f'error: {error}', file=sys.stderr)
     return 2
 
@@ -110,6 +120,17 @@ def read_config(path: str, pretrained: bool = False) -> Config:
     if pretrained and cfg.get('load_from') is None:
         cfg.load_from = cfg.pop('model_path')
     return cfg
+
+
+def join_launcher(cfg: Config) -> None:
+    """Join the other processes of a launcher, as a runner does when built.
+
+    Before that, every process takes itself for the main one.
+    """
+    if cfg.launcher != 'none' and not is_distributed():
+        env_cfg = cfg.get('env_cfg', {})
+        set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)
+        init_dist(cfg.launcher, **env_cfg.get('dist_cfg', {}))
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -134,4 +134,14 @@ def float_config(cfg: Config) -> Config:
         cfg.model.type = cfg.model.pop('float_type')
     for key in ('lcq', 'lcq_monitor'):
         cfg.get('default_hooks', {}).pop(key, None)
+    optim_wrapper = cfg.get('optim_wrapper') or {}
+    paramwise_cfg = optim_wrapper.get('paramwise_cfg') or {}
+    custom_keys = paramwise_cfg.get('custom_keys') or {}
+    for key in CUSTOM_KEYS:
+        custom_keys.pop(key, None)
+    # Even an empty one gives each parameter a group of its own.
+    if not custom_keys:
+        paramwise_cfg.pop('custom_keys', None)
+    if not paramwise_cfg:
+        optim_wrapper.pop('paramwise_cfg', None)
     return cfg

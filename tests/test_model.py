@@ -5,6 +5,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from lcq_mmdet import LCQError, apply_lcq
 from lcq_mmdet.convert import lcq_layers
+from lcq_mmdet.model import float_config
 
 
 def build(model):
@@ -97,3 +98,41 @@ def test_apply_lcq_names_mistakes(tiny_config, options, message):
 def test_apply_lcq_needs_a_model():
     with pytest.raises(LCQError, match='model.type'):
         apply_lcq(Config(dict(model=dict())))
+
+
+OPTIONS = dict(weight_bits=3, act_bits=4, exclude=['neck'], init='mse',
+               frozen_stages=None, first_layer_bits=None)
+
+
+def test_float_config_undoes_apply_lcq(tiny_config):
+    before = tiny_config.to_dict()
+    quantized = apply_lcq(tiny_config, bits=None, **OPTIONS)
+    given = quantized.to_dict()
+    assert float_config(quantized).to_dict() == before
+    assert quantized.to_dict() == given
+    assert float_config(tiny_config).to_dict() == before
+    again = apply_lcq(float_config(quantized), bits=None, **OPTIONS)
+    assert again.to_dict() == given
+
+
+def test_float_config_keeps_settings_of_the_optimizer(tiny_config):
+    own = dict(custom_keys={'backbone': dict(lr_mult=0.1)}, norm_decay_mult=0.)
+    tiny_config.optim_wrapper.paramwise_cfg = own
+    before = tiny_config.to_dict()
+    assert float_config(apply_lcq(tiny_config)).to_dict() == before
+
+
+def test_float_config_of_a_config_written_as_quantized(tmp_path):
+    path = tmp_path / 'quantized.py'
+    path.write_text("""
+_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+model = dict(type='LCQModel', float_type=_base_.model.type, bits=2,
+             overrides={'neck': dict(bits=8)})
+default_hooks = dict(lcq=dict(type='LCQHook', num_batches=1))
+""")
+    cfg = float_config(Config.fromfile(path))
+    published = Config.fromfile(path).model
+    assert cfg.model.type == 'RetinaNet' and 'lcq' not in cfg.default_hooks
+    assert cfg.model.backbone == published.backbone
+    assert not {'bits', 'overrides', 'float_type'} & cfg.model.keys()
+    assert type(build(cfg.model)) is RetinaNet

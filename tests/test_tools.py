@@ -230,13 +230,14 @@ def test_sweep_reports_goes_on_and_keeps_to_its_config(
 def test_failing_row_is_reported_and_the_others_run(sweep_flags, tmp_path):
     folder = tmp_path / 'sweep' / 'lcq_w4a4_seed0'
     folder.mkdir(parents=True)
-    (folder / 'last_checkpoint').write_text('nowhere.pth')
+    (folder / 'broken.pth').write_text('no checkpoint')
+    (folder / 'last_checkpoint').write_text(str(folder / 'broken.pth'))
     flags = [*sweep_flags, '--weight-bits', 4, 3, '--act-bits', 4]
     result = call('sweep.py', *flags, '--progressive', cwd=tmp_path)
     assert result.returncode == 2
     assert 'error: 2 of 5 rows failed' in result.stderr
     rows = json.loads((tmp_path / 'sweep/report.json').read_text())['rows']
-    assert 'nowhere.pth' in rows[2]['error']
+    assert rows[2]['error'].startswith('UnpicklingError: ')
     assert rows[4]['error'] == ('LCQError: starts from lcq_w4a4_seed0, which '
                                 'failed')
     assert 'metrics' in rows[3]

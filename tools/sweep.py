@@ -6,14 +6,16 @@ from typing import Any, Dict, List
 
 from mmengine.config import DictAction
 from mmengine.dist import barrier, is_main_process
+from mmengine.runner import Runner
 
-from lcq_mmdet.cli import (add_launcher_arguments, check_files, load_config,
-                           read_config, run_tool)
+from lcq_mmdet.cli import (add_launcher_arguments, check_files, join_launcher,
+                           load_config, read_config, run_tool)
 from lcq_mmdet.config import QUANTIZERS
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.report.plots import plot_detections, plot_levels, plot_map
 from lcq_mmdet.report.records import write_csv, write_markdown, write_record
-from lcq_mmdet.report.sweep import Sweep, check_float, pair_bits, plan
+from lcq_mmdet.report.sweep import (VARIANTS, Sweep, check_float, pair_bits,
+                                    plan)
 from lcq_mmdet.report.tables import map_table
 
 
@@ -77,7 +79,10 @@ def parse_args() -> argparse.Namespace:
 def read_variants(args: argparse.Namespace) -> Dict[str, Dict[str, Any]]:
     """Return what each quantizer and variant changes, by name."""
     names = args.quantizer or ([] if args.variant else ['lcq'])
-    variants = {name: {'model.quantizer': name} for name in names}
+    variants: Dict[str, Dict[str, Any]] = {
+        name: VARIANTS[name]
+        for name in names
+    }
     for name, *options in args.variant:
         if not re.fullmatch(r'[\w.-]+', name) or name in (*variants, 'float'):
             raise LCQError(f'--variant {name!r}: must be a name of its own, '
@@ -91,12 +96,11 @@ def read_variants(args: argparse.Namespace) -> Dict[str, Dict[str, Any]]:
     return variants
 
 
-def draw(sweep: Sweep, records: List[Dict[str, Any]],
+def draw(runs: Dict[str, Runner], records: List[Dict[str, Any]],
          out_dir: str) -> Dict[str, str]:
     """Draw what the records allow; return the pictures' files by title."""
     pictures = {'mAP against bits and size': 'map.png'}
     plot_map(records, osp.join(out_dir, 'map.png'))
-    runs = sweep.fine_tuned_runs(records)
     if len(runs) > 1:
         pictures['Learned companders'] = 'levels.png'
         plot_levels(list(runs.values())[-1], osp.join(out_dir, 'levels.png'))
@@ -121,14 +125,16 @@ def main() -> None:
     rows = plan(widths, variants, [] if args.no_train else seeds)
     check_files(cfg, ('train_dataloader', 'test_dataloader'))
     check_float(cfg)
+    join_launcher(cfg)
 
-    sweep = Sweep(cfg, rows, variants, cfg.work_dir, args.progressive)
+    sweep = Sweep(cfg, rows, cfg.work_dir, args.progressive, variants)
     for records in sweep.run():
         if is_main_process():
             write_report(records, cfg.work_dir, {})
+    # Building a runner takes all ranks.
+    runs = sweep.fine_tuned_runs(records)
     if is_main_process():
-        write_report(records, cfg.work_dir, draw(sweep, records,
-                                                 cfg.work_dir))
+        write_report(records, cfg.work_dir, draw(runs, records, cfg.work_dir))
         print(f'\nCOCO box AP on the test images:\n{map_table(records)}')
         for name in ('report.md', 'report.json', 'report.csv'):
             print('written:', osp.abspath(osp.join(cfg.work_dir, name)))

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import os.path as osp
+import shlex
 import subprocess
 import sys
 from typing import Any, Dict, Mapping, Sequence
@@ -25,7 +26,7 @@ def write_text(path: str, text: str) -> None:
     """
     temporary = f'{path}.tmp'
     try:
-        with open(temporary, 'w') as file:
+        with open(temporary, 'w', encoding='utf-8') as file:
             file.write(text)
         os.replace(temporary, path)
     except OSError as error:
@@ -48,13 +49,13 @@ def write_record(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
         for key in ('Python', 'PyTorch', 'OpenCV', 'MMEngine') if key in env
     }
     record = dict(
-        command=' '.join([osp.basename(sys.executable), *sys.argv]),
+        command=shlex.join([osp.basename(sys.executable), *sys.argv]),
         commit=_commit(),
         versions=dict(lcq_mmdet=lcq_mmdet.__version__, **versions),
         hardware=dict(
             cpus=os.cpu_count(),
             threads=torch.get_num_threads(),
-            gpus=env.get('GPU 0', 'none')),
+            gpus=_gpus(env)),
         rows=rows)
     write_text(path, to_json(record))
 
@@ -80,8 +81,9 @@ def write_markdown(path: str, rows: Sequence[Mapping[str, Any]],
     if errors:
         lines += ['## Failed rows', '']
         lines += [
-            f'- {row["name"]}, {row["bits"]}, seed {row["seed"]}: '
-            f'{row["error"]}' for row in errors
+            f'- {row["name"]}, {row["bits"]}' +
+            ('' if row['seed'] is None else f', seed {row["seed"]}') +
+            f': {row["error"]}' for row in errors
         ] + ['']
     for title, file in pictures.items():
         lines += [f'## {title}', '', f'![{title}]({file})', '']
@@ -98,11 +100,24 @@ def _flatten(row: Mapping[str, Any]) -> Dict[str, Any]:
     return flat
 
 
+def _gpus(env: Mapping[str, Any]) -> str:
+    """Name the GPUs; mmengine has a key ``'GPU 0,1'`` for two alike."""
+    names = []
+    for key, name in env.items():
+        if key.startswith('GPU '):
+            count = len(key.split(','))
+            names.append(f'{count} x {name}' if count > 1 else name)
+    return ', '.join(names) or 'none'
+
+
 def _commit() -> str:
     folder = osp.dirname(osp.abspath(lcq_mmdet.__file__))
-    result: 'subprocess.CompletedProcess[str]' = subprocess.run(
-        ['git', 'describe', '--always', '--dirty'],
-        cwd=folder,
-        capture_output=True,
-        text=True)
+    try:
+        result: 'subprocess.CompletedProcess[str]' = subprocess.run(
+            ['git', 'describe', '--always', '--dirty'],
+            cwd=folder,
+            capture_output=True,
+            text=True)
+    except FileNotFoundError:
+        return 'unknown'
     return result.stdout.strip() or 'unknown'

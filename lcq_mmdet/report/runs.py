@@ -43,8 +43,13 @@ class Evaluation(NamedTuple):
         return dict(values, cost=self.cost._asdict())
 
 
-def load_run(work_dir: str) -> Config:
+def load_run(work_dir: str, launcher: str = 'none') -> Config:
     """Read the config of a work directory, set to its latest checkpoint.
+
+    Args:
+        work_dir: Work directory of a training.
+        launcher: Launcher of this process, which need not be that of the
+            training.
 
     Raises:
         LCQError: If there is no config or no checkpoint.
@@ -61,6 +66,7 @@ def load_run(work_dir: str) -> Config:
         raise LCQError(f'{work_dir}: there is no checkpoint in this work '
                        'directory; train first')
     cfg.work_dir = work_dir
+    cfg.launcher = launcher
     cfg.resume = False
     return cfg
 

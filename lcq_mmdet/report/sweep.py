@@ -22,6 +22,7 @@ from mmengine.utils import mkdir_or_exist
 from torch import nn
 
 from lcq_mmdet.checkpoint import match_keys, some
+from lcq_mmdet.config import QUANTIZERS
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import check_bits
 from lcq_mmdet.model import apply_lcq, float_config
@@ -31,6 +32,8 @@ from .records import to_json, write_text
 from .runs import evaluate, load_run
 
 FLOAT = 32
+#: Variants of a sweep that compares quantizers.
+VARIANTS = {name: {'model.quantizer': name} for name in QUANTIZERS}
 _STATE = 'sweep.json'
 _FLOAT_ITERS = 30
 
@@ -142,13 +145,15 @@ def check_float(cfg: Config) -> None:
         raise LCQError(
             'load_from: a sweep starts from a trained float detector; name '
             'its checkpoint with --cfg-options load_from=...')
+    model = _build(float_config(cfg))
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
-        missing = match_keys(_build(float_config(cfg)), checkpoint).missing
+        missing = match_keys(model, checkpoint).missing
     except (OSError, RuntimeError, EOFError, UnpicklingError, AttributeError,
-            TypeError) as error:
+            TypeError, LookupError) as error:
+        text = (str(error).splitlines() or [type(error).__name__])[0]
         raise LCQError(f'load_from={path!r}: is not a checkpoint that can be '
-                       f'read: {str(error).splitlines()[0]}') from None
+                       f'read: {text}') from None
     if missing:
         raise LCQError(
             f'load_from={path!r}: is not of this detector, it has not, or '
@@ -168,12 +173,12 @@ class Sweep:
         cfg: Config of a float or quantized detector whose ``load_from`` is
             the float checkpoint.
         rows: What :func:`plan` lists.
-        variants: What each variant changes in the config, by its name: values
-            by dotted keys, as ``--cfg-options`` has them.
         work_dir: Where rows and report go.
         progressive: Whether to start each fine-tuning from the next higher
             bit-width's result, with its clips and thetas, and not from the
             float detector.
+        variants: What each variant changes in the config, by its name: values
+            by dotted keys, as ``--cfg-options`` has them.
 
     Raises:
         LCQError: If the work directory belongs to another sweep.
@@ -182,9 +187,9 @@ class Sweep:
     def __init__(self,
                  cfg: Config,
                  rows: Sequence[Row],
-                 variants: Mapping[str, Mapping[str, Any]],
                  work_dir: str,
-                 progressive: bool = False) -> None:
+                 progressive: bool = False,
+                 variants: Mapping[str, Mapping[str, Any]] = VARIANTS) -> None:
         self.cfg, self.rows, self.work_dir = cfg, rows, work_dir
         self.variants = variants
         self.progressive = progressive
@@ -243,7 +248,7 @@ class Sweep:
             step = _measure_step(cfg)
         elif row.seed is not None:
             step = _train(cfg)
-            cfg = load_run(cfg.work_dir)
+            cfg = load_run(cfg.work_dir, cfg.get('launcher', 'none'))
         else:
             step = {}
         return {**evaluate(cfg).record(), **step}
@@ -261,6 +266,9 @@ class Sweep:
             cfg.merge_from_dict(dict(self.variants[row.variant]))
         cfg.work_dir = self.path(row)
         cfg.experiment_name = row.folder
+        # Under one name, all rows would log to the folder of the first.
+        if 'visualizer' in cfg:
+            cfg.visualizer.name = row.folder
         if row.seed is not None:
             cfg.randomness = dict(cfg.get('randomness', {}), seed=row.seed)
             if self.progressive:
@@ -289,7 +297,7 @@ class Sweep:
         for bits in lowest:
             row = rows[bits]
             configs[f'{row.variant} {row.bits_text}'] = load_run(
-                self.path(row))
+                self.path(row), self.cfg.get('launcher', 'none'))
         runners = {}
         for name, cfg in configs.items():
             runners[name] = Runner.from_cfg(cfg)
@@ -346,9 +354,15 @@ class Sweep:
 
 def _train(cfg: Config) -> Dict[str, Any]:
     checkpoint = find_latest_checkpoint(cfg.work_dir)
+    # mmengine removes an old one first, and the disk may be full then.
+    if checkpoint and not osp.isfile(checkpoint):
+        checkpoint = None
     if checkpoint:
         cfg.resume, cfg.load_from = True, checkpoint
-    return _measure_training(cfg)
+    result = _measure_training(cfg)
+    if checkpoint and checkpoint == find_latest_checkpoint(cfg.work_dir):
+        result['peak_memory'] = None  # There was nothing left to train.
+    return result
 
 
 def _measure_step(cfg: Config) -> Dict[str, Any]:

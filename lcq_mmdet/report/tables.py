@@ -15,7 +15,8 @@ Row = Mapping[str, Any]
 
 def render(table: Table, width: int = 120) -> str:
     """Draw a table as text of at most ``width`` columns."""
-    console = Console(file=io.StringIO(), width=width)
+    console = Console(
+        file=io.StringIO(), width=width, markup=False, emoji=False)
     console.print(table)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return '\n'.join(line.rstrip() for line in text.splitlines() if line)

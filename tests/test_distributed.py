@@ -1,0 +1,113 @@
+"""Two processes on the CPU, as a launcher starts them."""
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+# A rank that does without the GPU that mmengine's launcher asks for, takes few
+# steps, would calibrate on images of its own, and notes what it writes.
+RANK = '''
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.runner import Runner
+
+from lcq_mmdet.hooks import lcq_hook
+from lcq_mmdet.report import sweep
+
+torch.cuda.set_device = lambda device: None
+rank = os.environ['RANK']
+lcq_hook._SEED, sweep._FLOAT_ITERS = int(rank), 2
+replace, train = os.replace, Runner.train
+
+
+def note_and_replace(source, target):
+    if 'sweep' in str(target):
+        with open(f'written_by_{rank}', 'a') as file:
+            file.write(Path(target).name + ' ')
+    replace(source, target)
+
+
+def train_and_save(self):
+    train(self)
+    state = self.model.module.state_dict()
+    torch.save(state, Path(self.work_dir, f'rank_{rank}.pth'))
+
+
+os.replace, Runner.train = note_and_replace, train_and_save
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+'''
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def test_two_ranks_learn_the_same_and_write_one_report(
+        tiny_config, float_checkpoint, tmp_path):
+    tiny_config.pop('work_dir')
+    tiny_config.merge_from_dict({
+        'load_from': float_checkpoint,
+        'train_cfg.max_epochs': 1,
+        'train_dataloader.num_workers': 0,
+        'train_dataloader.dataset.pipeline.2.scale': (64, 64),
+        'val_dataloader.num_workers': 0,
+        'val_dataloader.dataset.pipeline.1.scale': (64, 64),
+        'test_dataloader.num_workers': 0,
+        'test_dataloader.dataset.pipeline.1.scale': (64, 64),
+        'env_cfg.dist_cfg': dict(backend='gloo', timeout=60),
+        'model_wrapper_cfg': dict(
+            type='MMDistributedDataParallel', device_ids=None,
+            broadcast_buffers=False),
+    })
+    tiny_config.dump(tmp_path / 'tiny.py')
+    (tmp_path / 'rank.py').write_text(RANK)
+    result = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node',
+         '2', '--master-addr', '127.0.0.1', '--master-port',
+         str(free_port()), 'rank.py', str(ROOT / 'tools' / 'sweep.py'),
+         'tiny.py', '--bits', '4', '--work-dir', 'sweep', '--launcher',
+         'pytorch'],
+        cwd=tmp_path,
+        env=dict(os.environ, OMP_NUM_THREADS='1'),
+        capture_output=True,
+        text=True,
+        timeout=200)
+    assert result.returncode == 0, result.stderr[-5000:]
+
+    folder = tmp_path / 'sweep'
+    states = [torch.load(folder / f'lcq_w4a4_seed0/rank_{rank}.pth')
+              for rank in range(2)]
+    keys = [key for key in states[0] if '_quantizer.' in key]
+    assert len(keys) > 200
+    for key in keys:
+        assert torch.equal(states[0][key], states[1][key]), key
+    start = torch.load(float_checkpoint)['state_dict']
+    for key in ('backbone.conv1.weight', 'neck.lateral_convs.0.conv.weight'):
+        assert torch.equal(states[0][key], states[1][key])
+        assert not torch.equal(states[0][key], start[key])
+    # In training, too, each rank saw images of its own.
+    key = 'backbone.bn1.running_mean'
+    assert not torch.equal(states[0][key], states[1][key])
+
+    rows = json.loads((folder / 'report.json').read_text())['rows']
+    assert [row['name'] for row in rows] == [
+        'float', 'lcq, calibrated', 'lcq, fine-tuned'
+    ]
+    assert not any('error' in row for row in rows)
+    assert not (tmp_path / 'written_by_1').exists()
+    written = (tmp_path / 'written_by_0').read_text().split()
+    assert written.count('sweep.json') == 1 and written.count('row.json') == 3
+    assert (folder / 'levels.png').stat().st_size > 10000
+    assert list(folder.glob('lcq_w4a4_seed0/*/vis_data/scalars.json'))

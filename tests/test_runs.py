@@ -1,0 +1,36 @@
+import pytest
+
+from lcq_mmdet import LCQError
+from lcq_mmdet.report.runs import load_run
+
+
+@pytest.fixture
+def work_dir(tiny_config, tmp_path):
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    tiny_config.merge_from_dict(dict(launcher='pytorch', resume=True))
+    tiny_config.dump(folder / 'tiny.py')
+    (folder / 'last_checkpoint').write_text('run/epoch_2.pth')
+    return folder
+
+
+def test_run_is_opened_at_its_last_checkpoint(work_dir):
+    cfg = load_run(str(work_dir))
+    assert cfg.load_from == 'run/epoch_2.pth' and not cfg.resume
+    assert cfg.work_dir == str(work_dir)
+
+
+def test_run_of_a_launcher_is_opened_without_one(work_dir):
+    assert load_run(str(work_dir)).launcher == 'none'
+    assert load_run(str(work_dir), 'slurm').launcher == 'slurm'
+
+
+@pytest.mark.parametrize('missing, message', [
+    ('tiny.py', 'there is no config in this work directory'),
+    ('last_checkpoint', 'there is no checkpoint in this work directory'),
+])
+def test_run_that_is_not_trained_is_named(work_dir, missing, message):
+    (work_dir / missing).unlink()
+    with pytest.raises(LCQError, match=message) as info:
+        load_run(str(work_dir))
+    assert str(work_dir) in str(info.value)
