@@ -25,7 +25,7 @@ from triton.compiler import ASTSource
 from lcq_mmdet.kernels.cuda import _backward, _forward
 
 CONSTANTS = dict(K=16, S=15, SIGNED=False, COLUMNS=16, TILE=512)
-for dtype in ('fp32', 'fp16', 'bf16'):
+for dtype in ('fp32', 'bf16'):
     pointers = dict.fromkeys(('x_ptr', 'y_ptr', 'dy_ptr', 'dx_ptr', 'outputs'),
                              '*' + dtype)
     kinds = dict(pointers, size='i32', tiles='i32')
@@ -123,6 +123,24 @@ def test_nan_and_infinity(kernel, signed):
     assert_same(kernel, x, torch.tensor(2.), torch.randn(16), 4, signed)
 
 
+@pytest.mark.parametrize('signed', [True, False])
+@pytest.mark.parametrize('clip', [-1., 0., float('nan')])
+def test_clip_that_is_not_positive(kernel, clip, signed):
+    x = torch.randn(1023)
+    arguments = (x, torch.tensor(clip), torch.randn(16), torch.ones(1023), 4,
+                 signed)
+    ours = run(kernel, *arguments)
+    assert not ours['x'].any()
+    assert not (ours['y'].abs() > abs(clip)).any()
+
+
+def test_theta_that_is_not_a_number(kernel):
+    theta = torch.full((16, ), float('nan'))
+    y = run(kernel, torch.randn(1023), torch.tensor(9.), theta,
+            torch.ones(1023), 4, True)['y']
+    assert y.isnan().all()
+
+
 @pytest.mark.parametrize('view', [
     lambda x: x.to(memory_format=torch.channels_last),
     lambda x: x.transpose(1, 3),
@@ -150,6 +168,17 @@ def test_half_precision_computes_in_float32(kernel, dtype):
     assert y.dtype == dtype
     expected = lcq_quantize_reference(x.float(), clip, theta, 4, True)
     assert torch.equal(y, expected.to(dtype))
+
+
+def test_autocast_changes_nothing(kernel):
+    x = torch.randn(100).bfloat16()
+    arguments = (x, torch.tensor(1.7), torch.randn(16), torch.randn(100), 4,
+                 True)
+    outside = run(kernel, *arguments)
+    with torch.autocast(x.device.type, torch.bfloat16):
+        inside = run(kernel, *arguments)
+    for label, value in outside.items():
+        assert torch.equal(inside[label], value), label
 
 
 def test_empty_input(kernel):
@@ -215,6 +244,32 @@ def test_triton_kernel_is_compiled_into_one_graph(triton_kernel):
     ours, same = run(compiled, *arguments), run(lcq_quantize, *arguments)
     for label, value in same.items():
         assert torch.equal(ours[label], value), label
+
+
+@pytest.mark.skipif(not HAS_GPU, reason='a CUDA graph needs a GPU')
+def test_triton_kernel_replays_in_a_cuda_graph(triton_kernel):
+    tensors = [torch.randn(4099), torch.tensor(1.), torch.randn(16)]
+    for tensor in tensors:
+        tensor.requires_grad_()
+    dy = torch.randn(4099)
+
+    def step():
+        y = lcq_quantize(*tensors, 4, True)
+        return (y, *torch.autograd.grad(y, tensors, dy))
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed = step()
+    with torch.no_grad():
+        tensors[0].normal_()
+    graph.replay()
+    for ours, same in zip(replayed, step()):
+        assert torch.equal(ours, same)
 
 
 def test_triton_compiles_for_hopper(monkeypatch, tmp_path):

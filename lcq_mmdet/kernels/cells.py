@@ -70,7 +70,8 @@ def parameter_gradients(sums: Tensor, outside: Tensor, clip: Tensor,
     begins = ((tables.knots[1:] * s).round().long() +
               index[1:num_intervals])
     i = torch.searchsorted(begins, index, right=True)
-    code = index - i
+    # A theta of NaN has no order, and i is anything.
+    code = (index - i).clamp(0, s)
     u = code.to(sums.dtype) / s
     q = torch.searchsorted(knots[1:].contiguous(), u, right=True)
 
