@@ -12,6 +12,7 @@ import torch
 from lcq_mmdet import kernels
 from lcq_mmdet.functional import (KERNELS, lcq_quantize,
                                   lcq_quantize_reference, levels)
+from lcq_mmdet.kernels.cells import make_tables
 from lcq_mmdet.kernels.cpu import lcq_quantize_cpu
 
 QUANTIZERS = [(bits, signed) for bits in (2, 3, 4, 8)
@@ -231,9 +232,10 @@ def test_triton_kernel_gives_the_same_sums_every_time(triton_kernel):
 
 def test_triton_kernel_is_a_sound_custom_operation(triton_kernel):
     x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
-    tensors = x, torch.tensor(1.), torch.randn(16)
-    torch.library.opcheck(triton_kernel._quantize,
-                          (*(t.requires_grad_() for t in tensors), 4, True))
+    clip, theta = torch.tensor(1.), torch.randn(16)
+    tables = triton_kernel._pack(make_tables(theta, 4, True))
+    inputs = [t.requires_grad_() for t in (x, clip, theta)]
+    torch.library.opcheck(triton_kernel._quantize, (*inputs, *tables, True))
 
 
 def test_triton_kernel_is_compiled_into_one_graph(triton_kernel):

@@ -1,9 +1,9 @@
 """The CUDA kernel, in Triton: one pass forward, one backward.
 
-Only the input is kept in between. Nothing is scattered, nothing is added
-atomically and nothing waits for the host: each program writes sums of its
-own, which one small reduction adds up, so a result is the same every time.
-The work is cut into the same tiles on every device.
+Only the input and small tables are kept in between. Nothing is scattered,
+nothing is added atomically and nothing waits for the host: each program
+writes sums of its own, which one small reduction adds up, so a result is the
+same every time. The work is cut into the same tiles on every device.
 
 What an element costs does not depend on the number of bits. Its cell is found
 without a search, as in the reference: the interval of v is the whole part of
@@ -11,7 +11,7 @@ K v, the code follows from one product, and the tables are a few cache lines.
 Backward, choosing among K + s cells for the two sums of each would take 3
 instructions a cell: 93 for 4 unsigned bits, 813 for 8. The ramps of
 ``cells.py`` take 4 an interval: 64 for K = 16. Compiled for Hopper by Triton
-3.9, that makes 57 to 61 instructions an element forward and 126 to 131
+3.7, that makes 57 to 61 instructions an element forward and 126 to 131
 backward at K = 16. Not measured on a GPU.
 """
 from typing import Tuple
@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import custom_op
 
-from lcq_mmdet.functional import check_bits, lcq_quantize_reference, num_steps
+from lcq_mmdet.functional import lcq_quantize_reference
 
 from .cells import Tables, gradients_from_ramps, level_slopes, make_tables
 
@@ -112,12 +112,18 @@ def _backward(x_ptr, dy_ptr, dx_ptr, sums_ptr, clip_ptr, intervals, levels,
     tl.store(row + K, tl.sum(clip_sums))
 
 
-def _pack_intervals(tables: Tables) -> Tensor:
-    """Put slope, knot and start of each interval together, shape (3 K)."""
+def _pack(tables: Tables) -> Tuple[Tensor, Tensor]:
+    """Put together what one index looks up.
+
+    Returns:
+        Slope, knot and start of each interval, shape (3, K); and output over
+        the clip and slope of f^-1 of each code, shape (2, s + 1).
+    """
     K = len(tables.slopes)
     starts = torch.arange(
         K, dtype=torch.float32, device=tables.slopes.device) / K
-    return torch.cat([tables.slopes, tables.knots, starts])
+    return (torch.stack([tables.slopes, tables.knots, starts]),
+            torch.stack([tables.levels, 1 / level_slopes(tables)]))
 
 
 def _dense_like(x: Tensor, dense: Tensor) -> Tensor:
@@ -127,25 +133,25 @@ def _dense_like(x: Tensor, dense: Tensor) -> Tensor:
     return torch.empty_like(dense, dtype=x.dtype).copy_(x)
 
 
-# A custom operation, because torch.compile cannot look into the interpreter
-# that runs these kernels without a GPU.
+# Custom operations, because torch.compile cannot look into the interpreter
+# that runs these kernels without a GPU. The small tensors around them are
+# left to it.
 @custom_op('lcq_mmdet::quantize_cuda', mutates_args=())
-def _quantize(x: Tensor, clip: Tensor, theta: Tensor, bits: int,
-              signed: bool) -> Tensor:
+def _quantize(x: Tensor, clip: Tensor, theta: Tensor, intervals: Tensor,
+              levels: Tensor, signed: bool) -> Tensor:
     # empty_like is dense for every input, and x takes on its strides.
     y = torch.empty_like(x)
-    tables = make_tables(theta.float(), bits, signed)
     clip = clip.float()
     with torch.cuda.device_of(x):
         _forward[(triton.cdiv(x.numel(), _FORWARD_TILE), )](
             _dense_like(x, y),
             y,
             clip,
-            _pack_intervals(tables),
-            (clip * tables.levels).to(x.dtype),
+            intervals,
+            (clip * levels[0]).to(x.dtype),
             x.numel(),
             K=len(theta),
-            S=num_steps(bits, signed),
+            S=levels.shape[1] - 1,
             SIGNED=signed,
             TILE=_FORWARD_TILE,
             enable_fp_fusion=False)
@@ -153,12 +159,11 @@ def _quantize(x: Tensor, clip: Tensor, theta: Tensor, bits: int,
 
 
 @custom_op('lcq_mmdet::quantize_cuda_backward', mutates_args=())
-def _quantize_backward(dy: Tensor, x: Tensor, clip: Tensor, theta: Tensor,
-                       bits: int,
-                       signed: bool) -> Tuple[Tensor, Tensor, Tensor]:
+def _quantize_backward(dy: Tensor, x: Tensor, clip: Tensor, intervals: Tensor,
+                       levels: Tensor, signed: bool) -> Tuple[Tensor, Tensor]:
+    """Compute dx and the K + 1 sums that ``_backward`` names."""
     dx = torch.empty_like(x)
-    tables = make_tables(theta.float(), bits, signed)
-    K = len(theta)
+    K = intervals.shape[1]
     columns = triton.next_power_of_2(K)
     tile = max(min(_BACKWARD_TILE, _MAX_SUMS // columns), 1)
     tiles = triton.cdiv(x.numel(), tile)
@@ -172,40 +177,42 @@ def _quantize_backward(dy: Tensor, x: Tensor, clip: Tensor, theta: Tensor,
             dx,
             sums,
             clip.float(),
-            _pack_intervals(tables),
-            torch.cat([tables.levels, 1 / level_slopes(tables)]),
+            intervals,
+            levels,
             x.numel(),
             tiles_each,
             K=K,
-            S=num_steps(bits, signed),
+            S=levels.shape[1] - 1,
             SIGNED=signed,
             COLUMNS=columns,
             TILE=tile,
             enable_fp_fusion=False)
-    total = sums.sum(0, dtype=torch.float64)
-    grad_clip, grad_theta = gradients_from_ramps(total[:K], total[K],
-                                                 clip.double(), theta.double())
-    return dx, grad_clip.to(clip.dtype), grad_theta.to(theta.dtype)
+    return dx, sums.sum(0, dtype=torch.float64)
 
 
 @_quantize.register_fake
-def _(x, clip, theta, bits, signed):
+def _(x, clip, theta, intervals, levels, signed):
     return torch.empty_like(x)
 
 
 @_quantize_backward.register_fake
-def _(dy, x, clip, theta, bits, signed):
-    return torch.empty_like(x), torch.empty_like(clip), torch.empty_like(theta)
+def _(dy, x, clip, intervals, levels, signed):
+    sums = x.new_empty(intervals.shape[1] + 1, dtype=torch.float64)
+    return torch.empty_like(x), sums
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, ctx.bits, ctx.signed = inputs
+    *tensors, ctx.signed = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _autograd(ctx, dy):
-    grads = _quantize_backward(dy, *ctx.saved_tensors, ctx.bits, ctx.signed)
-    return (*grads, None, None)
+    x, clip, theta, intervals, levels = ctx.saved_tensors
+    dx, sums = _quantize_backward(dy, x, clip, intervals, levels, ctx.signed)
+    grad_clip, grad_theta = gradients_from_ramps(sums[:-1], sums[-1],
+                                                 clip.double(), theta.double())
+    return (dx, grad_clip.to(clip.dtype), grad_theta.to(theta.dtype), None,
+            None, None)
 
 
 _quantize.register_autograd(_autograd, setup_context=_setup_context)
@@ -218,7 +225,7 @@ def lcq_quantize_cuda(x: Tensor, clip: Tensor, theta: Tensor, bits: int,
     Same arguments, result, gradients and errors as
     :func:`~lcq_mmdet.functional.lcq_quantize_reference`.
     """
-    check_bits(bits)
     if x.dtype == torch.float64 or not x.numel():
         return lcq_quantize_reference(x, clip, theta, bits, signed)
-    return _quantize(x, clip, theta, bits, signed)
+    tables = make_tables(theta.float(), bits, signed)
+    return _quantize(x, clip, theta, *_pack(tables), signed)
