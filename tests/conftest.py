@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ CONFIGS = Path(__file__).parents[1] / 'configs'
 settings.register_profile('lcq', deadline=None, max_examples=50,
                           derandomize=True)
 settings.load_profile('lcq')
+
+
+def pytest_configure():
+    """Let Triton interpret its kernels where no GPU can run them.
+
+    It looks at this once, when it is imported.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault('TRITON_INTERPRET', '1')
 
 
 _TINY_HEADS = {

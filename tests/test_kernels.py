@@ -1,16 +1,74 @@
-"""The CPU kernel against the reference, every gradient under its label."""
+"""The kernels against the reference, every gradient under its label.
+
+Where there is no GPU, Triton's interpreter runs the CUDA kernel on the CPU.
+That shows what it computes, not that it is fast.
+"""
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from lcq_mmdet import kernels
 from lcq_mmdet.functional import (KERNELS, lcq_quantize,
                                   lcq_quantize_reference, levels)
+from lcq_mmdet.kernels.cells import make_tables
 from lcq_mmdet.kernels.cpu import lcq_quantize_cpu
 
 QUANTIZERS = [(bits, signed) for bits in (2, 3, 4, 8)
               for signed in (True, False)]
+HAS_GPU = torch.cuda.is_available()
+COMPILE_FOR_HOPPER = """
+import re
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from lcq_mmdet.kernels.cuda import _backward, _forward
+
+CONSTANTS = dict(K=16, S=15, SIGNED=False, COLUMNS=16, TILE=512)
+for dtype in ('fp32', 'bf16'):
+    pointers = dict.fromkeys(('x_ptr', 'y_ptr', 'dy_ptr', 'dx_ptr', 'outputs'),
+                             '*' + dtype)
+    kinds = dict(pointers, size='i32', tiles='i32')
+    for kernel in _forward, _backward:
+        names = kernel.arg_names
+        source = ASTSource(
+            kernel,
+            {name: 'constexpr' if name in CONSTANTS else
+             kinds.get(name, '*fp32') for name in names},
+            {name: CONSTANTS[name] for name in names if name in CONSTANTS},
+            {(names.index(name),): [['tt.divisibility', 16]]
+             for name in names if name.endswith('_ptr') or name == 'size'})
+        code = triton.compile(source, target=GPUTarget('cuda', 90, 32),
+                              options=dict(enable_fp_fusion=False)).asm
+        assert len(code['cubin']) and not re.search(
+            r'\\b(STL|RED|ATOM[SG]?)\\b', code['sass'])
+"""
+
+
+@pytest.fixture
+def triton_kernel(monkeypatch):
+    """The module of the CUDA kernel, which the dispatcher takes.
+
+    Tensors made in the test are on the GPU, if there is one.
+    """
+    pytest.importorskip('triton')
+    from lcq_mmdet.kernels import cuda
+    device = 'cuda' if HAS_GPU else 'cpu'
+    monkeypatch.setitem(KERNELS, device, cuda.lcq_quantize_cuda)
+    with torch.device(device):
+        yield cuda
+
+
+@pytest.fixture(params=[
+    pytest.param(False, id='cpu'),
+    pytest.param(True, id='triton' if HAS_GPU else 'triton_interpreter')
+])
+def kernel(request):
+    """The dispatcher, with either kernel behind it."""
+    if request.param:
+        request.getfixturevalue('triton_kernel')
+    return lcq_quantize
 
 
 def run(function, x, clip, theta, dy, bits, signed):
@@ -21,10 +79,10 @@ def run(function, x, clip, theta, dy, bits, signed):
     return dict(y=y.detach(), x=x.grad, clip=clip.grad, theta=theta.grad)
 
 
-def assert_same(x, clip, theta, bits, signed, dy=None):
+def assert_same(kernel, x, clip, theta, bits, signed, dy=None):
     """Values and dx bit by bit; sums within float32 of the exact ones."""
     dy = torch.randn(x.shape) if dy is None else dy
-    ours = run(lcq_quantize_cpu, x, clip, theta, dy, bits, signed)
+    ours = run(kernel, x, clip, theta, dy, bits, signed)
     same = run(lcq_quantize_reference, x, clip, theta, dy, bits, signed)
     for label in ('y', 'x'):
         assert torch.equal(ours[label].nan_to_num(),
@@ -38,16 +96,16 @@ def assert_same(x, clip, theta, bits, signed, dy=None):
 
 @pytest.mark.parametrize('bits, signed', QUANTIZERS)
 @pytest.mark.parametrize('size', [1, 7, 1023, 4099, 70001])
-def test_kernel_equals_reference(size, bits, signed):
+def test_kernel_equals_reference(kernel, size, bits, signed):
     assert_same(
-        torch.randn(size), torch.tensor(1.7), torch.randn(16) * 0.5, bits,
-        signed)
+        kernel, torch.randn(size), torch.tensor(1.7),
+        torch.randn(16) * 0.5, bits, signed)
 
 
 @pytest.mark.parametrize('bits, signed', QUANTIZERS)
 @pytest.mark.parametrize('num_intervals', [2, 7, 16, 33])
-def test_values_on_knots_thresholds_levels_and_clip(num_intervals, bits,
-                                                    signed):
+def test_values_on_knots_thresholds_levels_and_clip(kernel, num_intervals,
+                                                    bits, signed):
     clip, theta = torch.tensor(1.5), torch.randn(num_intervals)
     values = clip * torch.cat([
         torch.arange(num_intervals + 1) / num_intervals,
@@ -55,15 +113,33 @@ def test_values_on_knots_thresholds_levels_and_clip(num_intervals, bits,
         torch.tensor([1., 1 + 2e-7, 1e-45, 2., 1e30])
     ])
     x = torch.cat([values, -values, values.nextafter(torch.tensor(9.))])
-    ours = lcq_quantize_cpu(x, clip, theta, bits, signed)
+    ours = kernel(x, clip, theta, bits, signed)
     same = lcq_quantize_reference(x, clip, theta, bits, signed)
     assert torch.equal(ours, same)
 
 
 @pytest.mark.parametrize('signed', [True, False])
-def test_nan_and_infinity(signed):
+def test_nan_and_infinity(kernel, signed):
     x = torch.tensor([float('nan'), float('inf'), float('-inf'), 0., -0., 1.])
-    assert_same(x, torch.tensor(2.), torch.randn(16), 4, signed)
+    assert_same(kernel, x, torch.tensor(2.), torch.randn(16), 4, signed)
+
+
+@pytest.mark.parametrize('signed', [True, False])
+@pytest.mark.parametrize('clip', [-1., 0., float('nan')])
+def test_clip_that_is_not_positive(kernel, clip, signed):
+    x = torch.randn(1023)
+    arguments = (x, torch.tensor(clip), torch.randn(16), torch.ones(1023), 4,
+                 signed)
+    ours = run(kernel, *arguments)
+    assert not ours['x'].any()
+    assert not (ours['y'].abs() > abs(clip)).any()
+
+
+def test_theta_that_is_not_a_number(kernel):
+    theta = torch.full((16, ), float('nan'))
+    y = run(kernel, torch.randn(1023), torch.tensor(9.), theta,
+            torch.ones(1023), 4, True)['y']
+    assert y.isnan().all()
 
 
 @pytest.mark.parametrize('view', [
@@ -73,30 +149,41 @@ def test_nan_and_infinity(signed):
     lambda x: x[:1].expand(3, -1, -1, -1),
 ], ids=['channels_last', 'transposed', 'strided', 'expanded'])
 @pytest.mark.parametrize('view_of_dy', [lambda g: g, lambda g: g.flip(0)])
-def test_memory_formats(view, view_of_dy):
+def test_memory_formats(kernel, view, view_of_dy):
     x = view(torch.randn(2, 6, 5, 4))
     dy = view_of_dy(torch.randn(x.shape))
     leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
     clip, theta = torch.tensor(1.), torch.randn(16)
-    y = lcq_quantize_cpu(x, clip, theta, 4, True)
+    y = kernel(x, clip, theta, 4, True)
     assert torch.equal(y, lcq_quantize_reference(x, clip, theta, 4, True))
-    lcq_quantize_cpu(leaf, clip, theta, 4, True).backward(dy)
+    assert y.stride() == (x + 1).stride()
+    kernel(leaf, clip, theta, 4, True).backward(dy)
     assert torch.equal(leaf.grad, torch.where(x.abs() < 1, dy, 0.))
 
 
 @pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16])
-def test_half_precision_computes_in_float32(dtype):
+def test_half_precision_computes_in_float32(kernel, dtype):
     x = torch.randn(1000).to(dtype)
     clip, theta = torch.tensor(1.7), torch.randn(16)
-    y = lcq_quantize_cpu(x, clip, theta, 4, True)
+    y = kernel(x, clip, theta, 4, True)
     assert y.dtype == dtype
     expected = lcq_quantize_reference(x.float(), clip, theta, 4, True)
     assert torch.equal(y, expected.to(dtype))
 
 
-def test_empty_input():
-    y = lcq_quantize(torch.ones(0, 3), torch.tensor(1.), torch.zeros(16), 4,
-                     True)
+def test_autocast_changes_nothing(kernel):
+    x = torch.randn(100).bfloat16()
+    arguments = (x, torch.tensor(1.7), torch.randn(16), torch.randn(100), 4,
+                 True)
+    outside = run(kernel, *arguments)
+    with torch.autocast(x.device.type, torch.bfloat16):
+        inside = run(kernel, *arguments)
+    for label, value in outside.items():
+        assert torch.equal(inside[label], value), label
+
+
+def test_empty_input(kernel):
+    y = kernel(torch.ones(0, 3), torch.tensor(1.), torch.zeros(16), 4, True)
     assert y.shape == (0, 3)
 
 
@@ -115,17 +202,103 @@ def test_result_does_not_depend_on_the_number_of_threads():
         assert torch.equal(value, many[label]), label
 
 
-def test_gradient_checkpointing():
+def test_gradient_checkpointing(kernel):
     x = torch.randn(100, requires_grad=True)
     clip, theta = torch.tensor(1., requires_grad=True), torch.zeros(16)
     y = torch.utils.checkpoint.checkpoint(
-        lcq_quantize_cpu, x, clip, theta, 4, True, use_reentrant=False)
+        kernel, x, clip, theta, 4, True, use_reentrant=False)
     y.sum().backward()
     assert clip.grad is not None and x.grad is not None
 
 
 def test_cpu_kernel_is_registered():
     assert KERNELS['cpu'] is lcq_quantize_cpu
+
+
+def test_triton_kernel_cuts_long_inputs_into_tiles(triton_kernel,
+                                                   monkeypatch):
+    monkeypatch.setattr(triton_kernel, '_MAX_PROGRAMS', 3)
+    assert_same(lcq_quantize, torch.randn(5003), torch.tensor(1.7),
+                torch.randn(16), 4, True)
+
+
+def test_triton_kernel_gives_the_same_sums_every_time(triton_kernel):
+    arguments = (lcq_quantize, torch.randn(4099), torch.tensor(1.),
+                 torch.randn(16), torch.randn(4099), 4, False)
+    once, again = run(*arguments), run(*arguments)
+    for label, value in once.items():
+        assert torch.equal(value, again[label]), label
+
+
+def test_triton_kernel_is_a_sound_custom_operation(triton_kernel):
+    x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    clip, theta = torch.tensor(1.), torch.randn(16)
+    tables = triton_kernel._pack(make_tables(theta, 4, True))
+    inputs = [t.requires_grad_() for t in (x, clip, theta)]
+    torch.library.opcheck(triton_kernel._quantize, (*inputs, *tables, True))
+
+
+def test_triton_kernel_is_compiled_into_one_graph(triton_kernel):
+    arguments = (torch.randn(100), torch.tensor(1.), torch.randn(16),
+                 torch.randn(100), 4, True)
+    compiled = torch.compile(
+        lcq_quantize, backend='aot_eager', fullgraph=True)
+    ours, same = run(compiled, *arguments), run(lcq_quantize, *arguments)
+    for label, value in same.items():
+        assert torch.equal(ours[label], value), label
+
+
+@pytest.mark.skipif(not HAS_GPU, reason='a CUDA graph needs a GPU')
+def test_triton_kernel_replays_in_a_cuda_graph(triton_kernel):
+    tensors = [torch.randn(4099), torch.tensor(1.), torch.randn(16)]
+    for tensor in tensors:
+        tensor.requires_grad_()
+    dy = torch.randn(4099)
+
+    def step():
+        y = lcq_quantize(*tensors, 4, True)
+        return (y, *torch.autograd.grad(y, tensors, dy))
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed = step()
+    with torch.no_grad():
+        tensors[0].normal_()
+    graph.replay()
+    for ours, same in zip(replayed, step()):
+        assert torch.equal(ours, same)
+
+
+def test_triton_compiles_for_hopper(monkeypatch, tmp_path):
+    """Down to machine code, without spilled registers and atomics."""
+    pytest.importorskip('triton')
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    subprocess.run([sys.executable, '-c', COMPILE_FOR_HOPPER], check=True)
+
+
+def test_cuda_kernel_is_registered(triton_kernel, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(kernels, 'KERNELS', {})
+    kernels._register()
+    assert kernels.KERNELS['cuda'] is triton_kernel.lcq_quantize_cuda
+
+
+def test_without_triton_the_reference_runs_after_one_warning(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(kernels, 'KERNELS', {})
+    monkeypatch.setitem(sys.modules, 'lcq_mmdet.kernels.cuda', None)
+    kernels._register()
+    arguments = torch.randn(9), torch.tensor(1.), torch.zeros(16), 4, True
+    with pytest.warns(UserWarning, match='Triton'):
+        y = kernels.KERNELS['cuda'](*arguments)
+    assert torch.equal(y, lcq_quantize_reference(*arguments))
+    assert kernels.KERNELS['cuda'] is lcq_quantize_reference
 
 
 @pytest.mark.parametrize('choice, expected', [('reference', '{}'),

@@ -4,6 +4,13 @@ The K interval edges and the s thresholds cut [0, 1) into K + s cells, inside
 which the interval i and the code c of the output level are constant; the
 index of a cell is i + c. A kernel therefore needs three small tables
 forward, and backward only two sums a cell.
+
+Where choosing among cells is dear, K sums of ramps do as well, for any
+number of bits. With the ramp r_k(v) = clamp(K v - k, 0, 1), the part of
+interval k that is below v, f(v) = sum_k p_k r_k(v). So, at the level g of v
+in the interval q,
+
+    dQ/dp_k = sgn(x) a (r_k(v) - r_k(g)) / gamma_q.
 """
 from typing import NamedTuple
 
@@ -63,7 +70,8 @@ def parameter_gradients(sums: Tensor, outside: Tensor, clip: Tensor,
     begins = ((tables.knots[1:] * s).round().long() +
               index[1:num_intervals])
     i = torch.searchsorted(begins, index, right=True)
-    code = index - i
+    # A theta of NaN has no order, and i is anything.
+    code = (index - i).clamp(0, s)
     u = code.to(sums.dtype) / s
     q = torch.searchsorted(knots[1:].contiguous(), u, right=True)
 
@@ -78,5 +86,34 @@ def parameter_gradients(sums: Tensor, outside: Tensor, clip: Tensor,
     heights = slopes / num_intervals
     later = grad_knots.sum() - grad_knots.cumsum(0)
     grad_heights = num_intervals * grad_slopes + later
-    grad_theta = heights * (grad_heights - heights @ grad_heights)
-    return grad_clip, grad_theta
+    return grad_clip, _through_softmax(heights, grad_heights)
+
+
+def _through_softmax(heights: Tensor, grad_heights: Tensor) -> Tensor:
+    return heights * (grad_heights - (heights * grad_heights).sum())
+
+
+def level_slopes(tables: Tables) -> Tensor:
+    """Look up the slope of f at each level, gamma_q, shape (s + 1)."""
+    codes = torch.arange(len(tables.levels), device=tables.levels.device)
+    u = codes.to(tables.levels.dtype) / (len(codes) - 1)
+    q = torch.searchsorted(tables.knots[1:].contiguous(), u, right=True)
+    return tables.slopes[q]
+
+
+def gradients_from_ramps(sums: Tensor, clip_sum: Tensor, clip: Tensor,
+                         theta: Tensor) -> 'tuple[Tensor, Tensor]':
+    """Turn sums of ramps into the gradients of clip and theta.
+
+    Args:
+        sums: Sums over the elements inside the clip of
+            dy sgn(x) (r_k(v) - r_k(g)) / gamma_q, shape (K).
+        clip_sum: Sum over the elements of dy sgn(x) times g - v inside the
+            clip, times 1 outside, shape ().
+        clip: The clip a, shape ().
+        theta: Logits, shape (K).
+
+    Returns:
+        Gradients of clip, shape (), and of theta, shape (K).
+    """
+    return clip_sum, _through_softmax(theta.softmax(0), clip * sums)

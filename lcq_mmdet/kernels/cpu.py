@@ -24,19 +24,20 @@ _LANES = 4
 def _locate(x, clip, slopes, knots, s, signed, v, interval, code):
     """Find magnitude over clip, interval and code of a tile of float32.
 
-    Short loops over small buffers, because these the compiler vectorizes.
+    Both indices are within their tables whatever theta and clip are. Short
+    loops over small buffers, because these the compiler vectorizes.
     """
     num_intervals = np.float32(len(slopes))
     for n in range(len(x)):
         magnitude = abs(x[n]) if signed else max(x[n], np.float32(0))
         ratio = magnitude / clip
-        v[n] = ratio if ratio < np.float32(1) else np.float32(1)
+        v[n] = ratio if magnitude < clip else np.float32(1)
         interval[n] = np.int32(v[n] * num_intervals)
     for n in range(len(x)):
         i = min(interval[n], np.int32(len(slopes) - 1))
         u = slopes[i] * (v[n] - np.float32(i) / num_intervals) + knots[i]
         interval[n] = i
-        code[n] = np.int32(min(np.rint(u * s), s))
+        code[n] = np.int32(np.rint(u * s) if u < np.float32(1) else s)
 
 
 @njit(inline='always')
