@@ -8,7 +8,7 @@ from lcq_mmdet.functional import check_bits
 QUANTIZERS = ('lcq', 'uniform')
 INITS = ('lloyd_max', 'mse', 'constant')
 WEIGHT_NORMS = ('std', 'channel', 'centered', 'none')
-SIGNED_ACTS = ('offset', 'symmetric')
+SIGNED = ('offset', 'symmetric')
 
 
 def check_choice(key: str, value: object, choices: Tuple[str, ...]) -> None:
@@ -41,11 +41,13 @@ class QuantizerConfig:
             ``'centered'`` also
             subtracts the mean and does not restore it (kept for comparison);
             ``'none'`` does neither.
-        signed_act: What becomes of an input with negative values:
-            ``'offset'`` quantizes upward from a learned offset, with all
-            2**bits levels; ``'symmetric'`` has a level at 0 and 2**bits - 1.
-        learn_ternary_theta: Whether the theta of a 2-bit weight is learned:
-            with one positive level it moves a threshold and no level.
+        signed_weight: Levels of a weight: ``'offset'`` has all 2**bits, the
+            lowest of them a learned offset; ``'symmetric'`` has 2**bits - 1,
+            one of them 0 and the others in pairs of both signs.
+        signed_act: Levels of an input with negative values, likewise.
+        learn_ternary_theta: Whether the theta of a symmetric 2-bit weight is
+            learned: with one positive level it moves a threshold and no
+            level.
 
     Raises:
         LCQError: If a value is outside its range; the message names key,
@@ -63,6 +65,7 @@ class QuantizerConfig:
     init: str = 'lloyd_max'
     init_clip: float = 3.0
     weight_norm: str = 'std'
+    signed_weight: str = 'offset'
     signed_act: str = 'offset'
     learn_ternary_theta: bool = True
 
@@ -72,7 +75,8 @@ class QuantizerConfig:
         check_choice('quantizer', self.quantizer, QUANTIZERS)
         check_choice('init', self.init, INITS)
         check_choice('weight_norm', self.weight_norm, WEIGHT_NORMS)
-        check_choice('signed_act', self.signed_act, SIGNED_ACTS)
+        check_choice('signed_weight', self.signed_weight, SIGNED)
+        check_choice('signed_act', self.signed_act, SIGNED)
         if not isinstance(self.num_intervals, int) or self.num_intervals < 2:
             raise LCQError(f'num_intervals={self.num_intervals!r}: must be an '
                            'integer of 2 or more')
@@ -81,7 +85,7 @@ class QuantizerConfig:
 
     def learns_theta(self, bits: int, is_weight: bool) -> bool:
         """Tell whether a quantizer's theta is trained."""
-        ternary = is_weight and bits == 2
+        ternary = is_weight and bits == 2 and self.signed_weight == 'symmetric'
         return self.quantizer == 'lcq' and (self.learn_ternary_theta
                                             or not ternary)
 

@@ -17,13 +17,14 @@ class LCQQuantizer(nn.Module):
     """Quantize one tensor with a learned clip and compander.
 
     The state is the parameters ``clip``, shape (), ``theta``, shape (K), and
-    for an input ``offset``, shape (), and the buffers ``signed`` and
-    ``initialized``, shape () and bool. All have their final shape from the
-    start and are only ever filled in place.
+    ``offset``, shape (), and the buffers ``signed`` and ``initialized``,
+    shape () and bool. All have their final shape from the start and are only
+    ever filled in place.
 
-    A signed input is quantized as the non-negative x - offset, unless the
-    settings ask for levels that are symmetric about 0 as a weight's are.
-    (A learned offset: Y. Bhalgat et al., "LSQ+", CVPR Workshops 2020.)
+    What is signed is quantized as the non-negative x - offset, unless the
+    settings ask for levels that are symmetric about 0; then there is no
+    offset. (A learned offset: Y. Bhalgat et al., "LSQ+", CVPR Workshops
+    2020.)
 
     Args:
         config: Settings of the layer.
@@ -47,10 +48,10 @@ class LCQQuantizer(nn.Module):
         self.theta = nn.Parameter(
             torch.zeros(config.num_intervals),
             requires_grad=config.learns_theta(self.bits, is_weight))
+        signed = config.signed_weight if is_weight else config.signed_act
         self.register_parameter(
             'offset',
-            None if is_weight or config.signed_act == 'symmetric' else
-            nn.Parameter(torch.zeros(())))
+            None if signed == 'symmetric' else nn.Parameter(torch.zeros(())))
         self.register_buffer('signed', torch.tensor(True))
         self.register_buffer('initialized', torch.tensor(False))
         self._read_buffers()
@@ -142,7 +143,7 @@ class LCQQuantizer(nn.Module):
     def initialize_(self, x: Tensor, signed: bool) -> None:
         """Fill clip, theta and offset from samples, in place.
 
-        Where all samples are zero, as in a weight that starts at zero, there
+        Where all samples are alike, as in a weight that starts at zero, there
         is nothing to fit and ``init='constant'`` applies.
 
         Args:
@@ -155,26 +156,30 @@ class LCQQuantizer(nn.Module):
         """
         x = self.center(x)
         x = x / self.scale(x)
-        constant = self.config.init == 'constant' or not x.any()
-        offset = x.new_zeros(())
-        clip = x.new_tensor(self.config.init_clip)
-        theta = x.new_zeros(self.config.num_intervals)
-        if signed and self.offset is not None:
-            offset = -clip if constant else lowest_level(x, self.bits)
-            clip = clip - offset
-        if not constant:
-            fit = (
-                lloyd_max_init if self.config.init == 'lloyd_max'
-                and self.config.quantizer == 'lcq' else mse_init)
-            clip, theta = fit(x - offset, self.bits,
-                              signed and self.offset is None, len(theta))
-        if self.offset is not None:
-            self.offset.copy_(offset)
-        self.clip.copy_(clip)
-        self.theta.copy_(theta)
         self.signed.fill_(signed)
         self.initialized.fill_(True)
         self._read_buffers()
+        above_offset = self.is_signed and not self.is_symmetric
+        low, high = x.aminmax()
+        nothing_to_fit = low == high if above_offset else not x.any()
+        self.theta.zero_()
+        if self.config.init == 'constant' or nothing_to_fit:
+            self.clip.fill_(self.config.init_clip)
+            if above_offset:
+                # The middle level is 0, or the one value there is.
+                self.clip.mul_(2)
+                middle = self.clip * self.levels()[self.num_steps // 2]
+                self.offset.copy_((low if nothing_to_fit else 0) - middle)
+            return
+        if above_offset:
+            self.offset.copy_(lowest_level(x, self.bits))
+            x = x - self.offset
+        fit = (
+            lloyd_max_init if self.config.init == 'lloyd_max'
+            and self.config.quantizer == 'lcq' else mse_init)
+        clip, theta = fit(x, self.bits, self.is_symmetric, len(self.theta))
+        self.clip.copy_(clip)
+        self.theta.copy_(theta)
 
     def broadcast_(self) -> None:
         """Take over the state of rank 0, in place."""
@@ -197,19 +202,22 @@ class LCQQuantizer(nn.Module):
         x = self.center(x)
         if self.weight_norm == 'channel':
             scale = self.scale(x)
-            return scale * lcq_quantize(x / scale, self.clip, self.theta,
-                                        self.bits, self.is_signed)
+            return scale * self._quantize(x / scale, self.clip, self.offset)
+        if self.weight_norm == 'none':
+            return self._quantize(x, self.clip, self.offset)
         # std(w) Q(w / std(w); clip) is Q(w; clip std(w)).
-        normalized = self.weight_norm != 'none'
-        clip = self.clip * self.scale(x) if normalized else self.clip
-        if self.offset is None:
-            return lcq_quantize(x, clip, self.theta, self.bits, self.is_signed)
-        if self.is_signed:
-            return self.offset + lcq_quantize(x - self.offset, clip,
-                                              self.theta, self.bits, False)
-        # DDP waits for a gradient of every parameter.
-        clip = clip + 0 * self.offset
-        return lcq_quantize(x, clip, self.theta, self.bits, False)
+        scale = self.scale(x)
+        return self._quantize(
+            x, self.clip * scale,
+            None if self.offset is None else self.offset * scale)
+
+    def _quantize(self, x: Tensor, clip: Tensor,
+                  offset: Optional[Tensor]) -> Tensor:
+        if offset is not None and not self.is_signed:
+            # DDP waits for a gradient of every parameter.
+            clip, offset = clip + 0 * offset, None
+        return lcq_quantize(x, clip, self.theta, self.bits,
+                            self.is_symmetric, offset)
 
     def extra_repr(self) -> str:
         """Show bits, signedness and number of levels."""

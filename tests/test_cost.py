@@ -78,7 +78,7 @@ def test_bytes_of_the_packed_model(model):
     float_values = (3 * 4 + 4) + 4 * 4 + 5  # stem, norm, bias of conv
     num_batches_tracked = 8
     weight = 8  # 20 times 3 bits are 7.5 bytes
-    levels = 4 * (7 + 32)
+    levels = 4 * (8 + 32)
     expected = 4 * float_values + num_batches_tracked + weight + levels
     assert cost(model, {}, 1).bytes == expected
     model.again = model.conv

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from lcq_mmdet import kernels
+from lcq_mmdet import LCQError, kernels
 from lcq_mmdet.functional import (KERNELS, lcq_quantize,
                                   lcq_quantize_reference, levels)
 from lcq_mmdet.kernels.cells import make_tables
@@ -71,25 +71,28 @@ def kernel(request):
     return lcq_quantize
 
 
-def run(function, x, clip, theta, dy, bits, signed):
-    x, clip, theta = (t.detach().clone().requires_grad_()
-                      for t in (x, clip, theta))
-    y = function(x, clip, theta, bits, signed)
+def run(function, x, clip, theta, dy, bits, signed, offset=None):
+    x, clip, theta, offset = (
+        None if t is None else t.detach().clone().requires_grad_()
+        for t in (x, clip, theta, offset))
+    y = function(x, clip, theta, bits, signed, offset)
     y.backward(dy.to(y.dtype))
-    return dict(y=y.detach(), x=x.grad, clip=clip.grad, theta=theta.grad)
+    grads = dict(y=y.detach(), x=x.grad, clip=clip.grad, theta=theta.grad)
+    return grads if offset is None else dict(grads, offset=offset.grad)
 
 
-def assert_same(kernel, x, clip, theta, bits, signed, dy=None):
+def assert_same(kernel, x, clip, theta, bits, signed, dy=None, offset=None):
     """Values and dx bit by bit; sums within float32 of the exact ones."""
     dy = torch.randn(x.shape) if dy is None else dy
-    ours = run(kernel, x, clip, theta, dy, bits, signed)
-    same = run(lcq_quantize_reference, x, clip, theta, dy, bits, signed)
+    ours = run(kernel, x, clip, theta, dy, bits, signed, offset)
+    same = run(lcq_quantize_reference, x, clip, theta, dy, bits, signed,
+               offset)
     for label in ('y', 'x'):
         assert torch.equal(ours[label].nan_to_num(),
                            same[label].nan_to_num()), label
         assert torch.equal(ours[label].isnan(), same[label].isnan()), label
     size = dy[x.isfinite()].abs().sum().item() * clip.item()
-    for label in ('clip', 'theta'):
+    for label in ours.keys() - {'y', 'x'}:
         error = (ours[label] - same[label]).abs().max().item()
         assert error <= 2e-5 * (1 + size), (label, error)
 
@@ -100,6 +103,21 @@ def test_kernel_equals_reference(kernel, size, bits, signed):
     assert_same(
         kernel, torch.randn(size), torch.tensor(1.7),
         torch.randn(16) * 0.5, bits, signed)
+
+
+@pytest.mark.parametrize('bits', [2, 3, 4, 8])
+@pytest.mark.parametrize('offset', [-1.3, 0.4])
+def test_kernel_equals_reference_with_an_offset(kernel, offset, bits):
+    x = torch.cat([torch.randn(4096), torch.tensor([offset, float('nan')])])
+    assert_same(
+        kernel, x, torch.tensor(2.3), torch.randn(16) * 0.5, bits, False,
+        offset=torch.tensor(offset))
+
+
+def test_signed_quantizer_has_no_offset(kernel):
+    with pytest.raises(LCQError, match='signed=True: '):
+        kernel(torch.randn(5), torch.tensor(1.), torch.zeros(16), 4, True,
+               torch.tensor(-1.))
 
 
 @pytest.mark.parametrize('bits, signed', QUANTIZERS)
@@ -232,10 +250,10 @@ def test_triton_kernel_gives_the_same_sums_every_time(triton_kernel):
 
 def test_triton_kernel_is_a_sound_custom_operation(triton_kernel):
     x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
-    clip, theta = torch.tensor(1.), torch.randn(16)
-    tables = triton_kernel._pack(make_tables(theta, 4, True))
-    inputs = [t.requires_grad_() for t in (x, clip, theta)]
-    torch.library.opcheck(triton_kernel._quantize, (*inputs, *tables, True))
+    scalars = torch.tensor(1.), torch.randn(16), torch.tensor(-0.5)
+    tables = triton_kernel._pack(make_tables(scalars[1], 4, False))
+    inputs = [t.requires_grad_() for t in (x, *scalars)]
+    torch.library.opcheck(triton_kernel._quantize, (*inputs, *tables, False))
 
 
 def test_triton_kernel_is_compiled_into_one_graph(triton_kernel):

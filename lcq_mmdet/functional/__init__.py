@@ -1,11 +1,13 @@
-from .companding import (check_bits, compress, expand, lcq_quantize_reference,
-                         levels, num_steps, slopes_and_knots)
+from .companding import (check_bits, check_offset, compress, expand,
+                         lcq_quantize_reference, levels, num_steps,
+                         slopes_and_knots)
 from .dispatch import KERNELS, lcq_quantize
 from .initialization import (lloyd_max_init, lowest_level, mse_init,
                              quantization_error)
 
 __all__ = [
-    'KERNELS', 'check_bits', 'compress', 'expand', 'lcq_quantize',
-    'lcq_quantize_reference', 'levels', 'lloyd_max_init', 'lowest_level',
-    'mse_init', 'num_steps', 'quantization_error', 'slopes_and_knots'
+    'KERNELS', 'check_bits', 'check_offset', 'compress', 'expand',
+    'lcq_quantize', 'lcq_quantize_reference', 'levels', 'lloyd_max_init',
+    'lowest_level', 'mse_init', 'num_steps', 'quantization_error',
+    'slopes_and_knots'
 ]

@@ -6,7 +6,7 @@ s quantization steps (levels of one sign, zero not counted).
 Source of the formulas: K. Yamamoto, "Learnable Companding Quantization for
 Accurate Low-bit Neural Networks", CVPR 2021, arXiv:2103.07156.
 """
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -140,8 +140,19 @@ def levels(theta: Tensor, bits: int, signed: bool) -> Tensor:
     return expand(codes / s, theta)
 
 
-def lcq_quantize_reference(x: Tensor, clip: Tensor, theta: Tensor, bits: int,
-                           signed: bool) -> Tensor:
+def check_offset(signed: bool) -> None:
+    """Raise an ``LCQError`` if a quantizer with an offset is signed."""
+    if signed:
+        raise LCQError('signed=True: a quantizer with an offset has levels '
+                       'above it only, set signed=False')
+
+
+def lcq_quantize_reference(x: Tensor,
+                           clip: Tensor,
+                           theta: Tensor,
+                           bits: int,
+                           signed: bool,
+                           offset: Optional[Tensor] = None) -> Tensor:
     """Quantize with learnable companding: the definition of right.
 
     Q(x) = sgn(x) a f^-1(round(s f(|x|/a)) / s) for |x| < a, else sgn(x) a.
@@ -150,7 +161,8 @@ def lcq_quantize_reference(x: Tensor, clip: Tensor, theta: Tensor, bits: int,
     dQ/dx is 1 inside the clip and 0 outside, dQ/da is
     sgn(x) (g(|x|/a) - |x|/a) inside and sgn(x) outside, and theta learns
     through both f and f^-1. In a non-negative quantizer x <= 0 gives 0 with
-    gradient 0.
+    gradient 0. With an offset b it computes b + Q(x - b), and dQ/db is 1
+    where dQ/dx is 0.
 
     Args:
         x: Values, shape (N), any floating dtype.
@@ -158,12 +170,15 @@ def lcq_quantize_reference(x: Tensor, clip: Tensor, theta: Tensor, bits: int,
         theta: Logits of the interval heights, shape (K).
         bits: Bit-width, 2 to 8.
         signed: Whether negative values have levels of their own.
+        offset: Lowest level of a non-negative quantizer b, in units of ``x``,
+            shape (); 0 if it is not given.
 
     Returns:
         Quantized values, shape (N), dtype of ``x``.
 
     Raises:
-        LCQError: If ``bits`` is not an integer from 2 to 8.
+        LCQError: If ``bits`` is not an integer from 2 to 8, or a signed
+            quantizer has an offset.
 
     Examples:
         >>> x = torch.tensor([-2., 0.1, 0.4, 3.], requires_grad=True)
@@ -174,6 +189,10 @@ def lcq_quantize_reference(x: Tensor, clip: Tensor, theta: Tensor, bits: int,
         ([-1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0])
     """
     s = num_steps(bits, signed)
+    if offset is not None:
+        check_offset(signed)
+        y = lcq_quantize_reference(x - offset, clip, theta, bits, False)
+        return (offset + y).to(x.dtype)
     if not signed:
         x = x.relu()
     sign = x.detach().sign()

@@ -1,17 +1,22 @@
 """The quantizer as the layers call it: the fastest kernel there is."""
-from typing import Callable, Dict
+from typing import Callable, Dict, Optional
 
 from torch import Tensor
 
 from .companding import lcq_quantize_reference
 
-Kernel = Callable[[Tensor, Tensor, Tensor, int, bool], Tensor]
+Kernel = Callable[[Tensor, Tensor, Tensor, int, bool, Optional[Tensor]],
+                  Tensor]
 #: Fast implementations by device type; ``lcq_mmdet.kernels`` fills it.
 KERNELS: Dict[str, Kernel] = {}
 
 
-def lcq_quantize(x: Tensor, clip: Tensor, theta: Tensor, bits: int,
-                 signed: bool) -> Tensor:
+def lcq_quantize(x: Tensor,
+                 clip: Tensor,
+                 theta: Tensor,
+                 bits: int,
+                 signed: bool,
+                 offset: Optional[Tensor] = None) -> Tensor:
     """Quantize with the fastest kernel there is for the device of ``x``.
 
     Same arguments, result, gradients and errors as
@@ -23,4 +28,4 @@ def lcq_quantize(x: Tensor, clip: Tensor, theta: Tensor, bits: int,
         tensor([0.3333, 1.0000])
     """
     kernel = KERNELS.get(x.device.type, lcq_quantize_reference)
-    return kernel(x, clip, theta, bits, signed)
+    return kernel(x, clip, theta, bits, signed, offset)

@@ -4,6 +4,8 @@ One pass forward and one backward; only the input is kept in between. The
 work is cut into the same chunks whatever the number of threads, so results
 do not depend on it.
 """
+from typing import Optional
+
 import numba
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from numba import njit, prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lcq_mmdet.functional import lcq_quantize_reference
+from lcq_mmdet.functional import check_offset, lcq_quantize_reference
 
 from .cells import Tables, make_tables, num_cells, parameter_gradients
 
@@ -21,7 +23,7 @@ _LANES = 4
 
 
 @njit(inline='always')
-def _locate(x, clip, slopes, knots, s, signed, v, interval, code):
+def _locate(x, clip, offset, slopes, knots, s, signed, v, interval, code):
     """Find magnitude over clip, interval and code of a tile of float32.
 
     Both indices are within their tables whatever theta and clip are. Short
@@ -29,7 +31,8 @@ def _locate(x, clip, slopes, knots, s, signed, v, interval, code):
     """
     num_intervals = np.float32(len(slopes))
     for n in range(len(x)):
-        magnitude = abs(x[n]) if signed else max(x[n], np.float32(0))
+        magnitude = (
+            abs(x[n]) if signed else max(x[n] - offset, np.float32(0)))
         ratio = magnitude / clip
         v[n] = ratio if magnitude < clip else np.float32(1)
         interval[n] = np.int32(v[n] * num_intervals)
@@ -47,8 +50,8 @@ def _chunk_size(size):
 
 
 @njit(parallel=True, cache=True)
-def _forward(x, y, clip, slopes, knots, levels, signed):
-    s = np.float32(len(levels) - 1)
+def _forward(x, y, clip, offset, slopes, knots, outputs, signed):
+    s = np.float32(len(outputs) - 1)
     chunk = _chunk_size(len(x))
     for b in prange((len(x) + chunk - 1) // chunk):
         v = np.empty(_TILE, np.float32)
@@ -56,21 +59,23 @@ def _forward(x, y, clip, slopes, knots, levels, signed):
         code = np.empty(_TILE, np.int32)
         for start in range(b * chunk, min((b + 1) * chunk, len(x)), _TILE):
             tile = x[start:start + _TILE]
-            _locate(tile, clip, slopes, knots, s, signed, v, interval, code)
+            _locate(tile, clip, offset, slopes, knots, s, signed, v, interval,
+                    code)
             for n in range(len(tile)):
-                value = clip * levels[code[n]]
-                value = -value if tile[n] < np.float32(0) else value
+                value = outputs[code[n]]
+                value = -value if signed & (tile[n] < np.float32(0)) else value
                 y[start + n] = value if tile[n] == tile[n] else tile[n]
 
 
 @njit(parallel=True, cache=True)
-def _backward(x, dy, dx, clip, slopes, knots, levels, signed):
-    """Write dx; return sums of each chunk, (chunks, 2, K + s + 1).
+def _backward(x, dy, dx, clip, offset, slopes, knots, levels, signed):
+    """Write dx; return sums of each chunk, (chunks, 2, K + s + 2).
 
-    The last cell holds what lies outside the clip.
+    The last two cells hold what lies outside the clip, and what lies below
+    the levels of a quantizer that is not signed.
     """
     s = np.float32(len(levels) - 1)
-    cells = len(slopes) + len(levels)
+    cells = len(slopes) + len(levels) + 1
     chunk = _chunk_size(len(x))
     chunks = (len(x) + chunk - 1) // chunk
     sums = np.zeros((chunks, 2, cells))
@@ -82,17 +87,18 @@ def _backward(x, dy, dx, clip, slopes, knots, levels, signed):
         first = np.empty(_TILE, np.float32)
         for start in range(b * chunk, min((b + 1) * chunk, len(x)), _TILE):
             tile, grad = x[start:start + _TILE], dy[start:start + _TILE]
-            _locate(tile, clip, slopes, knots, s, signed, v, interval, code)
+            _locate(tile, clip, offset, slopes, knots, s, signed, v, interval,
+                    code)
             for n in range(len(tile)):
                 inside = v[n] < np.float32(1)
-                positive = tile[n] > np.float32(0)
-                negative = signed & (tile[n] < np.float32(0))
-                passes = inside & (positive | signed)
+                above = tile[n] - offset > np.float32(0)
+                passes = inside & (above | signed)
                 dx[start + n] = grad[n] if passes else np.float32(0)
-                first[n] = (grad[n] if positive else
-                            -grad[n] if negative else np.float32(0))
-                code[n] = (interval[n] + code[n] if inside else
-                           np.int32(cells - 1))
+                first[n] = (grad[n] if above | (not signed) else
+                            -grad[n] if tile[n] < np.float32(0) else
+                            np.float32(0))
+                cell = interval[n] + code[n] if inside else cells - 2
+                code[n] = cell if above | signed else cells - 1
             for n in range(len(tile)):
                 lane = n % _LANES
                 lanes[lane, code[n], 0] += first[n]
@@ -113,6 +119,13 @@ def _arrays(tables: Tables) -> 'list[np.ndarray]':
     return [table.numpy() for table in tables]
 
 
+def _scalars(clip: Tensor, offset: Optional[Tensor]) -> 'list[np.float32]':
+    return [
+        np.float32(0 if value is None else value.item())
+        for value in (clip, offset)
+    ]
+
+
 def _use_threads_of_torch() -> None:
     numba.set_num_threads(
         min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
@@ -121,23 +134,26 @@ def _use_threads_of_torch() -> None:
 class _Quantize(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, x, clip, theta, bits, signed):
+    def forward(ctx, x, clip, theta, bits, signed, offset):
         # empty_like is dense for every input, and x takes on its strides.
         y = torch.empty_like(x, dtype=torch.float32)
         dense = x if x.stride() == y.stride() else y.copy_(x)
         dense = dense.float()
         tables = make_tables(theta.float(), bits, signed)
         _use_threads_of_torch()
-        _forward(_flat(dense), _flat(y), np.float32(clip.item()),
-                 *_arrays(tables), signed)
-        ctx.save_for_backward(x, clip, theta)
+        outputs = clip.float() * tables.levels
+        if offset is not None:
+            outputs = offset.float() + outputs
+        _forward(_flat(dense), _flat(y), *_scalars(clip, offset),
+                 *_arrays(tables._replace(levels=outputs)), signed)
+        ctx.save_for_backward(x, clip, theta, offset)
         ctx.bits, ctx.signed = bits, signed
         return y.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, clip, theta = ctx.saved_tensors
+        x, clip, theta, offset = ctx.saved_tensors
         dx = torch.empty_like(x, dtype=torch.float32)
         dense = [
             t.float() if t.stride() == dx.stride() else
@@ -146,24 +162,32 @@ class _Quantize(torch.autograd.Function):
         tables = make_tables(theta.float(), ctx.bits, ctx.signed)
         _use_threads_of_torch()
         sums = _backward(_flat(dense[0]), _flat(dense[1]), _flat(dx),
-                         np.float32(clip.item()), *_arrays(tables),
-                         ctx.signed)
+                         *_scalars(clip, offset), *_arrays(tables), ctx.signed)
         total = torch.from_numpy(sums.sum(0))
         cells = num_cells(theta, ctx.bits, ctx.signed)
         grad_clip, grad_theta = parameter_gradients(
             total[:, :cells], total[0, cells], clip.detach().double(),
             theta.detach().double(), tables)
+        grad_offset = None
+        if offset is not None:
+            grad_offset = total[0, cells:].sum().to(offset.dtype)
         return (dx.to(x.dtype), grad_clip.to(clip.dtype),
-                grad_theta.to(theta.dtype), None, None)
+                grad_theta.to(theta.dtype), None, None, grad_offset)
 
 
-def lcq_quantize_cpu(x: Tensor, clip: Tensor, theta: Tensor, bits: int,
-                     signed: bool) -> Tensor:
+def lcq_quantize_cpu(x: Tensor,
+                     clip: Tensor,
+                     theta: Tensor,
+                     bits: int,
+                     signed: bool,
+                     offset: Optional[Tensor] = None) -> Tensor:
     """Quantize on the CPU in float32; float64 goes to the reference.
 
     Same arguments, result, gradients and errors as
     :func:`~lcq_mmdet.functional.lcq_quantize_reference`.
     """
     if x.dtype == torch.float64 or not x.numel():
-        return lcq_quantize_reference(x, clip, theta, bits, signed)
-    return _Quantize.apply(x, clip, theta, bits, signed)
+        return lcq_quantize_reference(x, clip, theta, bits, signed, offset)
+    if offset is not None:
+        check_offset(signed)
+    return _Quantize.apply(x, clip, theta, bits, signed, offset)

@@ -14,7 +14,7 @@ instructions a cell: 93 for 4 unsigned bits, 813 for 8. The ramps of
 3.7, that makes 57 to 61 instructions an element forward and 126 to 131
 backward at K = 16. Not measured on a GPU.
 """
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import triton
@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import custom_op
 
-from lcq_mmdet.functional import lcq_quantize_reference
+from lcq_mmdet.functional import check_offset, lcq_quantize_reference
 
 from .cells import Tables, gradients_from_ramps, level_slopes, make_tables
 
@@ -38,13 +38,16 @@ _ROUND_BITS = tl.constexpr(0x4B400000)
 
 
 @triton.jit
-def _locate(x, clip, intervals, K: tl.constexpr, S: tl.constexpr,
+def _locate(x, clip, offset, intervals, K: tl.constexpr, S: tl.constexpr,
             SIGNED: tl.constexpr):
     """Find what is inside the clip, magnitude over clip, and code.
 
     Both indices are within their tables whatever theta and clip are.
     """
-    magnitude = tl.abs(x) if SIGNED else tl.where(x > 0, x, 0.)
+    if SIGNED:
+        magnitude = tl.abs(x)
+    else:
+        magnitude = tl.where(x > offset, x - offset, 0.)
     inside = magnitude < clip
     v = tl.where(inside, tl.div_rn(magnitude, clip), 1.)
     i = intervals + tl.minimum((v * K).to(tl.int32), K - 1)
@@ -55,13 +58,13 @@ def _locate(x, clip, intervals, K: tl.constexpr, S: tl.constexpr,
 
 
 @triton.jit
-def _forward(x_ptr, y_ptr, clip_ptr, intervals, outputs, size,
+def _forward(x_ptr, y_ptr, clip_ptr, offset_ptr, intervals, outputs, size,
              K: tl.constexpr, S: tl.constexpr, SIGNED: tl.constexpr,
              TILE: tl.constexpr):
     n = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     x = tl.load(x_ptr + n, mask=n < size, other=0.).to(tl.float32)
-    clip = tl.load(clip_ptr)
-    inside, v, code = _locate(x, clip, intervals, K, S, SIGNED)
+    clip, offset = tl.load(clip_ptr), tl.load(offset_ptr)
+    inside, v, code = _locate(x, clip, offset, intervals, K, S, SIGNED)
     y = tl.load(outputs + code).to(tl.float32)
     if SIGNED:
         y = tl.where(x < 0, -y, y)
@@ -70,36 +73,40 @@ def _forward(x_ptr, y_ptr, clip_ptr, intervals, outputs, size,
 
 
 @triton.jit(do_not_specialize=['tiles'])
-def _backward(x_ptr, dy_ptr, dx_ptr, sums_ptr, clip_ptr, intervals, levels,
-              size, tiles, K: tl.constexpr, S: tl.constexpr,
-              SIGNED: tl.constexpr, COLUMNS: tl.constexpr,
+def _backward(x_ptr, dy_ptr, dx_ptr, sums_ptr, clip_ptr, offset_ptr,
+              intervals, levels, size, tiles, K: tl.constexpr,
+              S: tl.constexpr, SIGNED: tl.constexpr, COLUMNS: tl.constexpr,
               TILE: tl.constexpr):
-    """Write dx, and K + 1 sums for each program: the ramps', the clip's.
+    """Write dx, and K + 2 sums for each program.
+
+    They are the ramps', the clip's and the offset's.
 
     A tile is a column, so that every thread holds its elements' K products
     and adds across threads only once, at the end.
     """
     program = tl.program_id(0).to(tl.int64)
-    clip = tl.load(clip_ptr)
+    clip, offset = tl.load(clip_ptr), tl.load(offset_ptr)
     columns = tl.arange(0, COLUMNS)
     k = columns.to(tl.float32)[None, :]
     sums = tl.zeros((TILE, COLUMNS), tl.float32)
     clip_sums = tl.zeros((TILE, 1), tl.float32)
+    offset_sums = tl.zeros((TILE, 1), tl.float32)
     for tile in range(tiles):
         start = (program * tiles + tile) * TILE
         n = (start + tl.arange(0, TILE))[:, None]
         x = tl.load(x_ptr + n, mask=n < size, other=0.).to(tl.float32)
         dy = tl.load(dy_ptr + n, mask=n < size, other=0.).to(tl.float32)
-        inside, v, code = _locate(x, clip, intervals, K, S, SIGNED)
+        inside, v, code = _locate(x, clip, offset, intervals, K, S, SIGNED)
         level = tl.load(levels + code)
         steepness = tl.load(levels + S + 1 + code)
 
-        positive = x > 0
-        passes = inside if SIGNED else inside & positive
+        above = x > offset
+        passes = inside if SIGNED else inside & above
         dx = tl.where(passes, dy, 0.)
+        offset_sums += dy - dx
         tl.store(dx_ptr + n, dx.to(dx_ptr.dtype.element_ty), mask=n < size)
 
-        first = tl.where(positive, dy, 0.)
+        first = tl.where(above, dy, 0.)
         if SIGNED:
             first = tl.where(x < 0, -dy, first)
         clip_sums += first * tl.where(inside, level - v, 1.)
@@ -107,9 +114,10 @@ def _backward(x_ptr, dy_ptr, dx_ptr, sums_ptr, clip_ptr, intervals, levels,
         ramps = (tl.clamp(v * K - k, 0., 1.) -
                  tl.clamp(level * K - k, 0., 1.))
         sums = tl.fma(tl.broadcast_to(weight, (TILE, COLUMNS)), ramps, sums)
-    row = sums_ptr + program * (K + 1)
+    row = sums_ptr + program * (K + 2)
     tl.store(row + columns, tl.sum(sums, 0), mask=columns < K)
     tl.store(row + K, tl.sum(clip_sums))
+    tl.store(row + K + 1, tl.sum(offset_sums))
 
 
 def _pack(tables: Tables) -> Tuple[Tensor, Tensor]:
@@ -137,18 +145,19 @@ def _dense_like(x: Tensor, dense: Tensor) -> Tensor:
 # that runs these kernels without a GPU. The small tensors around them are
 # left to it.
 @custom_op('lcq_mmdet::quantize_cuda', mutates_args=())
-def _quantize(x: Tensor, clip: Tensor, theta: Tensor, intervals: Tensor,
-              levels: Tensor, signed: bool) -> Tensor:
+def _quantize(x: Tensor, clip: Tensor, theta: Tensor, offset: Tensor,
+              intervals: Tensor, levels: Tensor, signed: bool) -> Tensor:
     # empty_like is dense for every input, and x takes on its strides.
     y = torch.empty_like(x)
-    clip = clip.float()
+    clip, offset = clip.float(), offset.float()
     with torch.cuda.device_of(x):
         _forward[(triton.cdiv(x.numel(), _FORWARD_TILE), )](
             _dense_like(x, y),
             y,
             clip,
+            offset,
             intervals,
-            (clip * levels[0]).to(x.dtype),
+            (offset + clip * levels[0]).to(x.dtype),
             x.numel(),
             K=len(theta),
             S=levels.shape[1] - 1,
@@ -159,9 +168,10 @@ def _quantize(x: Tensor, clip: Tensor, theta: Tensor, intervals: Tensor,
 
 
 @custom_op('lcq_mmdet::quantize_cuda_backward', mutates_args=())
-def _quantize_backward(dy: Tensor, x: Tensor, clip: Tensor, intervals: Tensor,
-                       levels: Tensor, signed: bool) -> Tuple[Tensor, Tensor]:
-    """Compute dx and the K + 1 sums that ``_backward`` names."""
+def _quantize_backward(dy: Tensor, x: Tensor, clip: Tensor, offset: Tensor,
+                       intervals: Tensor, levels: Tensor,
+                       signed: bool) -> Tuple[Tensor, Tensor]:
+    """Compute dx and the K + 2 sums that ``_backward`` names."""
     dx = torch.empty_like(x)
     K = intervals.shape[1]
     columns = triton.next_power_of_2(K)
@@ -169,7 +179,7 @@ def _quantize_backward(dy: Tensor, x: Tensor, clip: Tensor, intervals: Tensor,
     tiles = triton.cdiv(x.numel(), tile)
     tiles_each = triton.cdiv(tiles, _MAX_PROGRAMS)
     programs = triton.cdiv(tiles, tiles_each)
-    sums = x.new_empty(programs, K + 1, dtype=torch.float32)
+    sums = x.new_empty(programs, K + 2, dtype=torch.float32)
     with torch.cuda.device_of(x):
         _backward[(programs, )](
             _dense_like(x, dx),
@@ -177,6 +187,7 @@ def _quantize_backward(dy: Tensor, x: Tensor, clip: Tensor, intervals: Tensor,
             dx,
             sums,
             clip.float(),
+            offset.float(),
             intervals,
             levels,
             x.numel(),
@@ -191,13 +202,13 @@ def _quantize_backward(dy: Tensor, x: Tensor, clip: Tensor, intervals: Tensor,
 
 
 @_quantize.register_fake
-def _(x, clip, theta, intervals, levels, signed):
+def _(x, clip, theta, offset, intervals, levels, signed):
     return torch.empty_like(x)
 
 
 @_quantize_backward.register_fake
-def _(dy, x, clip, intervals, levels, signed):
-    sums = x.new_empty(intervals.shape[1] + 1, dtype=torch.float64)
+def _(dy, x, clip, offset, intervals, levels, signed):
+    sums = x.new_empty(intervals.shape[1] + 2, dtype=torch.float64)
     return torch.empty_like(x), sums
 
 
@@ -207,25 +218,34 @@ def _setup_context(ctx, inputs, output):
 
 
 def _autograd(ctx, dy):
-    x, clip, theta, intervals, levels = ctx.saved_tensors
-    dx, sums = _quantize_backward(dy, x, clip, intervals, levels, ctx.signed)
-    grad_clip, grad_theta = gradients_from_ramps(sums[:-1], sums[-1],
+    x, clip, theta, offset, intervals, levels = ctx.saved_tensors
+    dx, sums = _quantize_backward(dy, x, clip, offset, intervals, levels,
+                                  ctx.signed)
+    grad_clip, grad_theta = gradients_from_ramps(sums[:-2], sums[-2],
                                                  clip.double(), theta.double())
-    return (dx, grad_clip.to(clip.dtype), grad_theta.to(theta.dtype), None,
-            None, None)
+    return (dx, grad_clip.to(clip.dtype), grad_theta.to(theta.dtype),
+            sums[-1].to(offset.dtype), None, None, None)
 
 
 _quantize.register_autograd(_autograd, setup_context=_setup_context)
 
 
-def lcq_quantize_cuda(x: Tensor, clip: Tensor, theta: Tensor, bits: int,
-                      signed: bool) -> Tensor:
+def lcq_quantize_cuda(x: Tensor,
+                      clip: Tensor,
+                      theta: Tensor,
+                      bits: int,
+                      signed: bool,
+                      offset: Optional[Tensor] = None) -> Tensor:
     """Quantize on a GPU in float32; float64 goes to the reference.
 
     Same arguments, result, gradients and errors as
     :func:`~lcq_mmdet.functional.lcq_quantize_reference`.
     """
     if x.dtype == torch.float64 or not x.numel():
-        return lcq_quantize_reference(x, clip, theta, bits, signed)
+        return lcq_quantize_reference(x, clip, theta, bits, signed, offset)
+    if offset is None:
+        offset = torch.zeros_like(clip)
+    else:
+        check_offset(signed)
     tables = make_tables(theta.float(), bits, signed)
-    return _quantize(x, clip, theta, *_pack(tables), signed)
+    return _quantize(x, clip, theta, offset, *_pack(tables), signed)
