@@ -154,26 +154,29 @@ class LCQQuantizer(nn.Module):
             LCQError: If no sample is positive where ``signed`` is false, or
                 one is not finite.
         """
-        x = self.center(x)
-        x = x / self.scale(x)
         self.signed.fill_(signed)
+        self._read_buffers()
+        x = self.center(x)
+        self._fit(x / self.scale(x))
         self.initialized.fill_(True)
         self._read_buffers()
-        above_offset = self.is_signed and not self.is_symmetric
+
+    def _fit(self, x: Tensor) -> None:
+        offset = self.offset if self.is_signed else None
         low, high = x.aminmax()
-        nothing_to_fit = low == high if above_offset else not x.any()
+        nothing_to_fit = not x.any() if offset is None else low == high
         self.theta.zero_()
         if self.config.init == 'constant' or nothing_to_fit:
             self.clip.fill_(self.config.init_clip)
-            if above_offset:
+            if offset is not None:
                 # The middle level is 0, or the one value there is.
                 self.clip.mul_(2)
                 middle = self.clip * self.levels()[self.num_steps // 2]
-                self.offset.copy_((low if nothing_to_fit else 0) - middle)
+                offset.copy_((low if nothing_to_fit else 0) - middle)
             return
-        if above_offset:
-            self.offset.copy_(lowest_level(x, self.bits))
-            x = x - self.offset
+        if offset is not None:
+            offset.copy_(lowest_level(x, self.bits))
+            x = x - offset
         fit = (
             lloyd_max_init if self.config.init == 'lloyd_max'
             and self.config.quantizer == 'lcq' else mse_init)
