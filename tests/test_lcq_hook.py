@@ -62,7 +62,7 @@ def test_training_calibrates_learns_and_evaluates(lcq_config, capfd):
     log = capfd.readouterr()
     log = log.out + log.err
     assert '56 quantizers fitted to 16 images' in log
-    assert 'all 112 trained quantizer parameters are in it' in log
+    assert 'all 168 trained quantizer parameters are in it' in log
     assert 'keys matched, 0 missing, 0 unexpected' in log
     assert 'backbone.conv1' in log and 'GMACs an image' in log
     scalars = next(Path(runner.work_dir).glob('*/vis_data/scalars.json'))
@@ -109,7 +109,8 @@ def test_options_of_initialization(lcq_config):
     runner = Runner.from_cfg(lcq_config)
     runner.test()
     for _, layer in lcq_layers(runner.model):
-        assert layer.act_quantizer.clip == layer.weight_quantizer.clip == 2.5
+        for quantizer in (layer.act_quantizer, layer.weight_quantizer):
+            assert quantizer.clip == 2.5 * (1 + quantizer.is_signed)
         assert not layer.act_quantizer.theta.any()
 
 
