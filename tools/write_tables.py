@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lcq_mmdet.cli import run_tool
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.report.tables import map_table
+from lcq_mmdet.report.tables import map_table, ratio_table
 
 _TABLE = re.compile(r'(<!-- table: (\S+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
@@ -33,7 +33,8 @@ def with_tables(path: Path) -> str:
         if not source.is_file():
             raise LCQError(f'{path}: the table {match[2]!r} has no such file')
         rows = json.loads(source.read_text())['rows']
-        return f'{match[1]}{map_table(rows, markdown=True)}\n{match[3]}'
+        write = ratio_table if 'case' in rows[0] else map_table
+        return f'{match[1]}{write(rows, markdown=True)}\n{match[3]}'
 
     return _TABLE.sub(table, path.read_text())
 

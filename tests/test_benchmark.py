@@ -1,0 +1,99 @@
+"""The benchmark tool: what it compares, in which order, and what it writes."""
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from lcq_mmdet.report.tables import ratio_table
+from lcq_mmdet.report.timing import interleaved_medians
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+
+    def run(tool, *args):
+        monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
+        runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_functions_take_turns():
+    calls = []
+    times = interleaved_medians(
+        {name: lambda name=name: calls.append(name)
+         for name in 'ab'}, rounds=2, warmup=1)
+    assert calls == ['a', 'b'] * 3
+    assert times.keys() == {'a', 'b'} and min(times.values()) > 0
+
+
+def test_time_is_the_median(monkeypatch):
+    now = iter([0, 0, 1, 0, 2, 0, 7])
+    monkeypatch.setattr('time.perf_counter', lambda: next(now))
+    times = interleaved_medians({'a': lambda: None}, rounds=3, warmup=1)
+    assert times == {'a': 2}
+
+
+def test_ratios_are_to_the_first_of_the_case():
+    rows = [
+        dict(case='x', name='float', seconds=dict(step=0.2), peak_memory=4e6),
+        dict(case='x', name='lcq', seconds=dict(step=0.3), peak_memory=5e6),
+        dict(case='y', name='float', seconds=dict(step=0.1)),
+        dict(case='y', name='lcq', seconds=dict(step=0.4)),
+    ]
+    lines = [
+        re.split(r'\s*\|\s*', line.strip('| '))
+        for line in ratio_table(rows, markdown=True).strip().splitlines()
+    ]
+    assert lines[0] == ['case', '', 'step, ms', 'peak memory, MB']
+    assert [line[-2:] for line in lines[2:4]] == [['200', '4'],
+                                                  ['300 (1.50x)',
+                                                   '5 (1.25x)']]
+    assert lines[5][-1] == '400 (4.00x)'
+
+
+def test_kernels_are_compared_with_those_of_torch(call, tmp_path):
+    out = tmp_path / 'kernels.json'
+    output = call('benchmark.py', 'kernels', '--size', 2**12, '--rounds', 1,
+                  '--out', out)
+    record = json.loads(out.read_text())
+    names = [row['name'] for row in record['rows']]
+    assert names[:len(names) // 2] == names[len(names) // 2:] == [
+        "torch's learnable fake quantizer", 'LCQ', 'LCQ, reference',
+        'LCQ, reference, torch.compile',
+        'memory traffic at the speed of a copy'
+    ]
+    for row in record['rows']:
+        assert row['seconds'].keys() == {'forward', 'backward', 'both'}
+        assert min(row['seconds'].values()) > 0
+    assert record['commit'] and str(out) in output
+
+
+def test_training_is_compared_with_float(call, tiny_config, tmp_path):
+    path, out = tmp_path / 'tiny.py', tmp_path / 'train.json'
+    tiny_config.train_dataloader.batch_size = 2
+    tiny_config.dump(path)
+    call('benchmark.py', 'train', path, '--bits', 2, '--rounds', 1, '--out',
+         out)
+    rows = json.loads(out.read_text())['rows']
+    assert [row['name'] for row in rows[:3]] == ['float', 'uniform', 'lcq']
+    assert [row['case'] for row in rows] == ['tiny, 2 bits'] * 3 + [
+        'tiny, 2 bits, calibration'
+    ] * 3
+    assert all(row['seconds']['step'] > 0 for row in rows)
+
+
+def test_unknown_config_is_told_in_one_line(call, capsys):
+    with pytest.raises(SystemExit):
+        call('benchmark.py', 'train', 'none.py')
+    assert capsys.readouterr().err == "error: config='none.py': no such file\n"
+
+
+def test_tables_of_the_readme_are_those_of_the_benchmarks(call):
+    call('write_tables.py', '--check', ROOT / 'README.md')
