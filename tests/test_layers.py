@@ -47,6 +47,47 @@ def test_to_conv2d_agrees_exactly(geometry):
     assert len(plain.weight.unique()) <= layer.weight_quantizer.num_levels
 
 
+def quantizations(layer):
+    """Count how often the layer quantizes its weight."""
+    calls = []
+    layer.weight_quantizer.register_forward_hook(
+        lambda *arguments: calls.append(arguments))
+    return calls
+
+
+def test_weight_is_quantized_once_in_evaluation():
+    _, layer, x = make_layer()
+    expected = layer(x)
+    calls = quantizations(layer)
+    with torch.no_grad():
+        layer.eval()
+        assert torch.equal(layer(x), expected)
+        assert torch.equal(layer(x), expected)
+        assert len(calls) == 1
+    layer(x)
+    layer.train()
+    layer(x)
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize('key', ['weight', 'weight_quantizer.clip',
+                                 'weight_quantizer.theta',
+                                 'weight_quantizer.offset'])
+@torch.no_grad()
+def test_quantized_weight_is_forgotten_when_a_parameter_changes(key):
+    _, layer, x = make_layer()
+    state = copy.deepcopy(layer.state_dict())
+    before = layer.eval()(x)
+    layer.get_parameter(key).mul_(torch.rand_like(layer.get_parameter(key)))
+    changed = layer(x)
+    assert not torch.equal(changed, before)
+    layer.load_state_dict(state)
+    assert torch.equal(layer(x), before)
+    # As mmengine's EMAHook does it, which the tensor's version does not show.
+    layer.get_parameter(key).data.mul_(0.5)
+    assert not torch.equal(layer.eval()(x), before)
+
+
 def test_float_keys_and_parameters_are_kept():
     conv, layer, _ = make_layer()
     assert layer.weight is conv.weight and layer.bias is conv.bias
