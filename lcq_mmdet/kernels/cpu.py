@@ -4,7 +4,7 @@ One pass forward and one backward; only the input is kept in between. The
 work is cut into the same chunks whatever the number of threads, so results
 do not depend on it.
 """
-from typing import Optional
+from typing import Iterable, Optional
 
 import numba
 import numpy as np
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from lcq_mmdet.functional import check_offset, lcq_quantize_reference
 
-from .cells import Tables, make_tables, num_cells, parameter_gradients
+from .cells import make_tables
 
 _TILE = 512
 _MAX_CHUNKS = 64
@@ -110,12 +110,45 @@ def _backward(x, dy, dx, clip, offset, slopes, knots, levels, signed):
     return sums
 
 
+@njit(cache=True)
+def _parameter_gradients(sums, clip, slopes, knots, levels):
+    """Turn what :func:`_backward` sums into gradients of clip and theta.
+
+    In the interval i, the ramps r_k(v) of ``cells.py`` are 1 for k < i,
+    K v - i for k = i, and 0 for k > i.
+    """
+    num_intervals, s = len(slopes), len(levels) - 1
+    grad_clip = sums[0, num_intervals + s]
+    grad_heights = np.zeros(num_intervals)
+    i = q = 0
+    for cell in range(num_intervals + s):
+        # Interval i begins at the cell i + (code of its knot).
+        while (i + 1 < num_intervals
+               and cell > i + np.rint(knots[i + 1] * np.float32(s))):
+            i += 1
+        # A theta of NaN has no order, and i is anything.
+        code = min(max(cell - i, 0), s)
+        while q + 1 < num_intervals and knots[q + 1] <= code / s:
+            q += 1
+        first, moment = sums[0, cell], sums[1, cell]
+        grad_clip += levels[code] * first - moment
+        for k in range(num_intervals):
+            ramps = first if k < i else 0.
+            if k == i:
+                ramps = num_intervals * moment - i * first
+            ramp = min(max(levels[code] * num_intervals - k, 0.), 1.)
+            grad_heights[k] += clip / slopes[q] * (ramps - ramp * first)
+    heights = slopes / num_intervals
+    mean = (heights * grad_heights).sum()
+    return grad_clip, heights * (grad_heights - mean)
+
+
 def _flat(x: Tensor) -> np.ndarray:
     """View a dense tensor, whatever its memory format, as one dimension."""
     return x.detach().as_strided((x.numel(), ), (1, )).numpy()
 
 
-def _arrays(tables: Tables) -> 'list[np.ndarray]':
+def _arrays(tables: Iterable[Tensor]) -> 'list[np.ndarray]':
     return [table.numpy() for table in tables]
 
 
@@ -146,33 +179,28 @@ class _Quantize(torch.autograd.Function):
             outputs = offset.float() + outputs
         _forward(_flat(dense), _flat(y), *_scalars(clip, offset),
                  *_arrays(tables._replace(levels=outputs)), signed)
-        ctx.save_for_backward(x, clip, theta, offset)
-        ctx.bits, ctx.signed = bits, signed
+        ctx.save_for_backward(x, clip, theta, offset, *tables)
+        ctx.signed = signed
         return y.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, clip, theta, offset = ctx.saved_tensors
+        x, clip, theta, offset, *tables = ctx.saved_tensors
         dx = torch.empty_like(x, dtype=torch.float32)
         dense = [
             t.float() if t.stride() == dx.stride() else
             torch.empty_like(dx).copy_(t) for t in (x, grad)
         ]
-        tables = make_tables(theta.float(), ctx.bits, ctx.signed)
+        scalars, arrays = _scalars(clip, offset), _arrays(tables)
         _use_threads_of_torch()
-        sums = _backward(_flat(dense[0]), _flat(dense[1]), _flat(dx),
-                         *_scalars(clip, offset), *_arrays(tables), ctx.signed)
-        total = torch.from_numpy(sums.sum(0))
-        cells = num_cells(theta, ctx.bits, ctx.signed)
-        grad_clip, grad_theta = parameter_gradients(
-            total[:, :cells], total[0, cells], clip.detach().double(),
-            theta.detach().double(), tables)
-        grad_offset = None
-        if offset is not None:
-            grad_offset = total[0, cells:].sum().to(offset.dtype)
-        return (dx.to(x.dtype), grad_clip.to(clip.dtype),
-                grad_theta.to(theta.dtype), None, None, grad_offset)
+        sums = _backward(_flat(dense[0]), _flat(dense[1]), _flat(dx), *scalars,
+                         *arrays, ctx.signed).sum(0)
+        grad_clip, grad_theta = _parameter_gradients(sums, scalars[0], *arrays)
+        return (dx.to(x.dtype), clip.new_tensor(grad_clip),
+                torch.from_numpy(grad_theta).to(theta.dtype), None, None,
+                None if offset is None else offset.new_tensor(
+                    sums[0, -2:].sum()))
 
 
 def lcq_quantize_cpu(x: Tensor,
