@@ -54,7 +54,9 @@ def convert_(model: nn.Module,
         model: Any module; parameters stay the same objects.
         modules: Patterns of what to quantize.
         first_layer_bits: Bit-width of weight and input of the model's first
-            convolution, 2 to 8; ``None`` treats it as any other.
+            convolution, 2 to 8; ``None`` treats it as any other. Its input,
+            the image, keeps the quantizer that calibration gives it: data
+            needs no gradient, and the one of the largest map is dear.
         exclude: Patterns of what to leave in float all the same.
         overrides: Settings of some layers by pattern, such as
             ``{'neck': dict(bits=8)}``; later patterns win.
@@ -109,6 +111,8 @@ def convert_(model: nn.Module,
         if id(layer) in replaced:
             parent, _, child = name.rpartition('.')
             setattr(model.get_submodule(parent), child, replaced[id(layer)])
+    if first in configs and first_layer_bits is not None:
+        model.get_submodule(first).act_quantizer.requires_grad_(False)
     summary = ConversionSummary(tuple(configs), left_float)
     model.lcq_summary = summary  # type: ignore[assignment]
     return summary

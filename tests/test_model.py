@@ -42,10 +42,12 @@ def test_frozen_stages_and_norm_eval(lcq_config, given, built):
     assert (backbone.frozen_stages, backbone.norm_eval) == built
 
 
-def test_default_leaves_no_quantizer_frozen_in_training(lcq_config):
+def test_default_trains_all_but_the_quantizer_of_the_image(lcq_config):
     lcq_config.model.backbone.update(frozen_stages=1, norm_eval=True)
     model = build(lcq_config.model).train()
-    assert all(p.requires_grad for p in model.backbone.parameters())
+    image = model.backbone.conv1.act_quantizer
+    frozen = [p for p in model.backbone.parameters() if not p.requires_grad]
+    assert {id(p) for p in frozen} == {id(p) for p in image.parameters()}
 
 
 def test_unknown_float_type_is_named(lcq_config):
