@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lcq_mmdet.convert import lcq_layers
 from lcq_mmdet.errors import LCQError
 
-_MAX_SAMPLES = 2**17
+_MAX_SAMPLES = 2**16
 
 
 class Observation:
@@ -44,7 +44,7 @@ class Observation:
         return not self.finite or self.maximum >= self.minimum
 
     def samples(self) -> Tensor:
-        """Return at most 2**17 values and both extremes, shape (N)."""
+        """Return at most 2**16 values and both extremes, shape (N)."""
         values = torch.cat(self._samples)
         values = values[torch.randperm(len(values))[:_MAX_SAMPLES]]
         return torch.cat(

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from lcq_mmdet.config import QuantizerConfig
 from lcq_mmdet.functional import (compress, lcq_quantize, levels,
                                   lloyd_max_init, lowest_level, mse_init,
-                                  num_steps)
+                                  num_steps, sample_stride)
 
 _MIN_STD = 1e-5
+_MAX_SAMPLES = 2**16
 
 
 class LCQQuantizer(nn.Module):
@@ -157,7 +158,9 @@ class LCQQuantizer(nn.Module):
         self.signed.fill_(signed)
         self._read_buffers()
         x = self.center(x)
-        self._fit(x / self.scale(x))
+        x = (x / self.scale(x)).flatten()
+        stride = sample_stride(len(x), _MAX_SAMPLES)
+        self._fit(torch.cat([torch.stack(x.aminmax()), x[::stride]]))
         self.initialized.fill_(True)
         self._read_buffers()
 

@@ -7,7 +7,8 @@ import torch
 from oracle import lcq
 
 from lcq_mmdet import LCQQuantizer, QuantizerConfig
-from lcq_mmdet.report.statistics import QuantizerStatistics, sample_stride
+from lcq_mmdet.functional import sample_stride
+from lcq_mmdet.report.statistics import QuantizerStatistics
 
 QUANTIZERS = {
     'unsigned': (dict(), False, False),
@@ -100,7 +101,7 @@ def test_uniform_use_of_all_levels_is_one_and_of_one_is_least():
     2 * 3 * 5 * 7 * 11 * 13 * 17 * 19
 ])
 def test_stride_takes_few_samples_and_visits_every_column(num_values):
-    stride = sample_stride(num_values)
+    stride = sample_stride(num_values, 2**15)
     assert len(range(0, num_values, stride)) <= 2**15
     if num_values:
         assert math.gcd(stride, num_values) == 1
@@ -121,7 +122,7 @@ def test_channels_are_normalized_one_by_one():
 def test_large_weight_is_normalized_as_a_whole(norm):
     # Every sample lies in the small part, whose deviation is another one.
     x = torch.full((2**17, ), 50.) * torch.randn(2**17).sign()
-    stride = sample_stride(len(x))
+    stride = sample_stride(len(x), 2**15)
     x[::stride] = torch.randn(len(x[::stride])) + 3
     quantizer = make_quantizer(x, True, True, weight_norm=norm)
     result = statistics_of(quantizer, x)

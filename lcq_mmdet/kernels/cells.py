@@ -11,8 +11,8 @@ level g of v in the interval q,
 
     dQ/dp_k = sgn(x) a (r_k(v) - r_k(g)) / gamma_q,
 
-and inside a cell r_k is linear. Where choosing among cells is dear, the K ramps
-are summed themselves, whose number does not depend on the bits.
+and inside a cell r_k is linear. Where choosing among cells is dear, the K
+ramps are summed themselves, whose number does not depend on the bits.
 """
 from typing import NamedTuple
 

@@ -2,39 +2,15 @@
 
 Nothing here waits for the device: all results stay on it.
 """
-import math
 from typing import Dict
 
 import torch
 from torch import Tensor
 
-from lcq_mmdet.functional import slopes_and_knots
+from lcq_mmdet.functional import sample_stride, slopes_and_knots
 from lcq_mmdet.quantizer import LCQQuantizer
 
 _MAX_SAMPLES = 2**15
-
-
-def sample_stride(num_values: int) -> int:
-    """Choose the stride that takes at most 2**15 of some values.
-
-    It has no factor in common with their number, so that the samples spread
-    over all rows, columns and channels of a tensor.
-
-    Args:
-        num_values: Number of elements of the flattened tensor, N.
-
-    Returns:
-        1 where all are taken, and else the least such stride above
-        N / 2**15.
-
-    Examples:
-        >>> sample_stride(1000), sample_stride(2**20)
-        (1, 33)
-    """
-    stride = max(1, -(-num_values // _MAX_SAMPLES))
-    while math.gcd(stride, num_values) > 1:
-        stride += 1
-    return stride
 
 
 class QuantizerStatistics:
@@ -67,7 +43,7 @@ class QuantizerStatistics:
             self._learned['offset'] = quantizer.offset.clone()
         self._learned.update(max_slope=slopes.max(), min_slope=slopes.min())
 
-        stride = sample_stride(x.numel())
+        stride = sample_stride(x.numel(), _MAX_SAMPLES)
         inputs, outputs, magnitude = (
             t.flatten()[::stride].float()
             for t in (x, y, quantizer.magnitude(x.float())))
