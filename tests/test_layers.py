@@ -56,7 +56,7 @@ def test_float_keys_and_parameters_are_kept():
         f'{child}_quantizer.{key}'
         for child in ('act', 'weight')
         for key in ('clip', 'theta', 'signed', 'initialized')
-    } | {'act_quantizer.offset'}
+    } | {'act_quantizer.offset', 'weight_quantizer.packed'}
 
 
 def test_weight_is_quantized_in_units_of_its_deviation():
