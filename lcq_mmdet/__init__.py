@@ -1,5 +1,5 @@
 """Learnable companding quantization for mmdetection."""
-from . import hooks, kernels
+from . import export, hooks, kernels
 from .compat import allow_checkpoint_globals
 from .config import QuantizerConfig
 from .convert import ConversionSummary, convert_

@@ -1,7 +1,18 @@
-"""How a checkpoint's float keys fit a model."""
-from typing import Any, List, Mapping, NamedTuple
+"""How a checkpoint fits a model."""
+from pickle import UnpicklingError
+from typing import Any, Dict, List, Mapping, NamedTuple
 
-from torch import nn
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from lcq_mmdet.errors import LCQError
+from lcq_mmdet.layers import LCQConv2d
+
+#: What the metadata of a packed file's state dict keeps its layers under.
+PACKED = 'lcq_packed'
+_FLAG = '.weight_quantizer.packed'
+# A model has a value for these that a checkpoint without them stands for.
+_OPTIONAL = ('num_batches_tracked', _FLAG)
 
 
 class KeyMatch(NamedTuple):
@@ -23,6 +34,111 @@ class KeyMatch(NamedTuple):
                 f'{some(self.unexpected)} unexpected')
 
 
+def read_checkpoint(path: str, key: str) -> Dict[str, Any]:
+    """Read a checkpoint of any kind that is registered with mmengine.
+
+    Args:
+        path: Path or address.
+        key: What the path was given with, for the error message.
+
+    Raises:
+        LCQError: If it cannot be read.
+    """
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
+        if not any(isinstance(v, Tensor)
+                   for v in state_of(checkpoint).values()):
+            raise TypeError('there are no tensors in it')
+        return checkpoint
+    except LCQError:
+        raise
+    except (OSError, RuntimeError, EOFError, UnpicklingError, AttributeError,
+            TypeError, LookupError) as error:
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LCQError(f'{key}={path!r}: is not a checkpoint that can be '
+                       f'read: {text}') from None
+
+
+def state_of(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:
+    """Return a checkpoint's tensors by the keys of a model not wrapped.
+
+    Args:
+        checkpoint: A state dict, or a dictionary with one as
+            ``state_dict``; ``module.`` before its keys is ignored.
+    """
+    state = checkpoint.get('state_dict', checkpoint)
+    return {
+        key[len('module.'):] if key.startswith('module.') else key: value
+        for key, value in state.items()
+    }
+
+
+def packed_layers(checkpoint: Mapping[str, Any]) -> List[str]:
+    """Name the layers whose weight in a checkpoint is quantized for good."""
+    return [
+        key[:-len(_FLAG)] for key, value in state_of(checkpoint).items()
+        if key.endswith(_FLAG) and value
+    ]
+
+
+def check_keys(own: Mapping[str, Tensor], given: Mapping[str, Tensor],
+               where: str) -> None:
+    """Raise an ``LCQError`` unless all keys and shapes are the same.
+
+    Args:
+        own: State dict of the model that the config describes.
+        given: State dict of the checkpoint.
+        where: What the checkpoint is called in the error message.
+    """
+    for key, value in own.items():
+        if key not in given:
+            if key.endswith(_OPTIONAL):
+                continue
+            raise LCQError(f'{where}: does not fit the config, it has no '
+                           f'{key}')
+        if given[key].shape != value.shape:
+            raise LCQError(
+                f'{where}: does not fit the config, its {key} has the shape '
+                f'{tuple(given[key].shape)} and not {tuple(value.shape)}')
+    for key in given:
+        if key not in own:
+            raise LCQError(f'{where}: does not fit the config, in which there '
+                           f'is no {key}')
+
+
+def check_packed(model: nn.Module, state: Mapping[str, Tensor], prefix: str,
+                 local_metadata: Mapping[str, Any], *args) -> None:
+    """Raise an ``LCQError`` before a packed file's state is misread.
+
+    A hook of a converted model, called before it loads a state dict; does
+    nothing where that comes from no packed file.
+    """
+    layers = local_metadata.get(PACKED)
+    if layers is None:
+        return
+    where = 'packed checkpoint'
+    own = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, LCQConv2d)
+    }
+    for name in [*own, *layers]:
+        if name not in layers:
+            raise LCQError(f'{where}: does not fit the config, which '
+                           f'quantizes {name}; in the file it is in float')
+        if name not in own:
+            raise LCQError(f'{where}: does not fit the config, which leaves '
+                           f'{name} in float; in the file it is quantized')
+        config = own[name].weight_quantizer.config
+        for key in ('weight_bits', 'act_bits', 'signed_act'):
+            if layers[name][key] != getattr(config, key):
+                raise LCQError(
+                    f'{where}: does not fit the config, {name} has '
+                    f'{key}={layers[name][key]!r} in the file and '
+                    f'{getattr(config, key)!r} in the config')
+    check_keys(model.state_dict(prefix=prefix), state, where)
+
+
 def match_keys(model: nn.Module, checkpoint: Mapping[str, Any]) -> KeyMatch:
     """Compare a checkpoint's float keys with the model's.
 
@@ -31,10 +147,10 @@ def match_keys(model: nn.Module, checkpoint: Mapping[str, Any]) -> KeyMatch:
         checkpoint: A state dict, or a dictionary with one as
             ``state_dict``; ``module.`` before its keys is ignored.
     """
-    state = checkpoint.get('state_dict', checkpoint)
     given = {
-        key[len('module.'):] if key.startswith('module.') else key: value
-        for key, value in state.items() if '_quantizer.' not in key
+        key: value
+        for key, value in state_of(checkpoint).items()
+        if '_quantizer.' not in key
     }
     own = {
         key: value

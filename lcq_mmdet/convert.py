@@ -9,6 +9,7 @@ from mmcv.cnn.bricks.wrappers import Conv2d as MMCVConv2d
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
+from lcq_mmdet.checkpoint import check_packed
 from lcq_mmdet.config import QuantizerConfig
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import check_bits
@@ -113,6 +114,7 @@ def convert_(model: nn.Module,
             setattr(model.get_submodule(parent), child, replaced[id(layer)])
     if first in configs and first_layer_bits is not None:
         model.get_submodule(first).act_quantizer.requires_grad_(False)
+    model._register_load_state_dict_pre_hook(check_packed, with_module=True)
     summary = ConversionSummary(tuple(configs), left_float)
     model.lcq_summary = summary  # type: ignore[assignment]
     return summary

@@ -81,6 +81,13 @@ class LCQConv2d(nn.Conv2d):
         return self._conv_forward(
             self.act_quantizer(x), self.quantized_weight(), self.bias)
 
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # A checkpoint that says nothing of packing has the weight in float.
+        if f'{prefix}weight' in state_dict:
+            state_dict.setdefault(f'{prefix}weight_quantizer.packed',
+                                  torch.tensor(False))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def __setattr__(self, name: str, value: Any) -> None:
         replaces = name in ('weight', 'bias') and name in self.__dict__.get(
             '_parameters', {}) and getattr(self, name) is not value

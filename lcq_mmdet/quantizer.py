@@ -1,5 +1,5 @@
 """The quantizer of one tensor: its state and its forward."""
-from typing import Optional
+from typing import Optional, Tuple
 
 import torch
 from mmengine.dist import broadcast
@@ -18,9 +18,12 @@ class LCQQuantizer(nn.Module):
     """Quantize one tensor with a learned clip and compander.
 
     The state is the parameters ``clip``, shape (), ``theta``, shape (K), and
-    ``offset``, shape (), and the buffers ``signed`` and ``initialized``,
-    shape () and bool. All have their final shape from the start and are only
-    ever filled in place.
+    ``offset``, shape (), and the buffers ``signed``, ``initialized`` and for
+    a weight ``packed``, shape () and bool. All have their final shape from
+    the start and are only ever filled in place.
+
+    ``packed`` says that the weight came from a packed file, which has its
+    quantized values and no others: it is used as it is, and not trained.
 
     What is signed is quantized as the non-negative x - offset, unless the
     settings ask for levels that are symmetric about 0; then there is no
@@ -37,6 +40,7 @@ class LCQQuantizer(nn.Module):
     offset: Optional[nn.Parameter]
     signed: Tensor
     initialized: Tensor
+    packed: Optional[Tensor]
 
     def __init__(self, config: QuantizerConfig, is_weight: bool) -> None:
         super().__init__()
@@ -55,12 +59,15 @@ class LCQQuantizer(nn.Module):
             None if signed == 'symmetric' else nn.Parameter(torch.zeros(())))
         self.register_buffer('signed', torch.tensor(True))
         self.register_buffer('initialized', torch.tensor(False))
+        self.register_buffer('packed',
+                             torch.tensor(False) if is_weight else None)
         self._read_buffers()
 
     def _read_buffers(self) -> None:
         """Mirror the buffers on the host, so that forward never waits."""
         self.is_signed = bool(self.signed)
         self.is_initialized = bool(self.initialized)
+        self.is_packed = self.packed is not None and bool(self.packed)
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -193,13 +200,35 @@ class LCQQuantizer(nn.Module):
             broadcast(tensor.data)
         self._read_buffers()
 
+    def factors(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """Quantize a weight that is normalized channel by channel.
+
+        Args:
+            x: Weight, shape (out, ...).
+
+        Returns:
+            Quantized values in units of the scale, shape of ``x``, and the
+            scale, shape (out, 1, 1, 1); the product is what ``forward``
+            gives.
+        """
+        scale = self.scale(x)
+        return self._quantize(x / scale, self.clip, self.offset), scale
+
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape and floating dtype.
 
         Raises:
-            RuntimeError: If clip and theta were never filled in.
+            RuntimeError: If clip and theta were never filled in, or a packed
+                weight is trained.
         """
         if self.bypass:
+            return x
+        if self.is_packed:
+            if self.training and torch.is_grad_enabled():
+                raise RuntimeError(
+                    'this weight came from a packed file, which has no float '
+                    'weight to train: start from the checkpoint (.pth) that '
+                    'the file was exported from')
             return x
         if not self.is_initialized:
             raise RuntimeError(
@@ -207,8 +236,8 @@ class LCQQuantizer(nn.Module):
                 'or calibrate (LCQHook does before training and testing)')
         x = self.center(x)
         if self.weight_norm == 'channel':
-            scale = self.scale(x)
-            return scale * self._quantize(x / scale, self.clip, self.offset)
+            values, scale = self.factors(x)
+            return scale * values
         if self.weight_norm == 'none':
             return self._quantize(x, self.clip, self.offset)
         # std(w) Q(w / std(w); clip) is Q(w; clip std(w)).
@@ -229,4 +258,5 @@ class LCQQuantizer(nn.Module):
         """Show bits, signedness and number of levels."""
         return (f'bits={self.bits}, signed={self.is_signed}, '
                 f'num_levels={self.num_levels}, '
-                f'initialized={self.is_initialized}')
+                f'initialized={self.is_initialized}' +
+                (', packed=True' if self.is_packed else ''))

@@ -97,7 +97,7 @@ def test_float_keys_and_parameters_are_kept():
         f'{child}_quantizer.{key}'
         for child in ('act', 'weight')
         for key in ('clip', 'theta', 'offset', 'signed', 'initialized')
-    }
+    } | {'weight_quantizer.packed'}
 
 
 def test_weight_is_quantized_in_units_of_its_deviation():

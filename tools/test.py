@@ -9,13 +9,15 @@ from mmengine.config import Config
 
 from lcq_mmdet.cli import (add_runner_arguments, build_runner, check_files,
                            load_config, run_tool)
+from lcq_mmdet.convert import lcq_layers, unwrap
 from lcq_mmdet.errors import LCQError
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='path of a config, or mmdet::...')
-    parser.add_argument('checkpoint', help='checkpoint, float or quantized')
+    parser.add_argument(
+        'checkpoint', help='checkpoint: float, quantized or packed')
     add_runner_arguments(parser)
     parser.add_argument(
         '--out', help='also write the predictions to this .pkl file')
@@ -68,6 +70,11 @@ def main() -> None:
     if args.tta:
         use_test_time_augmentation(cfg)
     runner = build_runner(cfg)
+    if (args.checkpoint.endswith('.safetensors')
+            and not any(lcq_layers(unwrap(runner.model)))):
+        raise LCQError(f'config={args.config!r}: is of a float model, and the '
+                       'checkpoint is a packed one; give the config that it '
+                       'was exported with')
     if args.out:
         runner.test_evaluator.metrics.append(
             DumpDetResults(out_file_path=args.out))

@@ -1,5 +1,5 @@
 import time
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
 from mmengine.dist import is_main_process
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Subset
 
 from lcq_mmdet.calibration import (check_reached, fixed_random_state,
                                    initialize_, observe)
-from lcq_mmdet.checkpoint import KeyMatch, match_keys, some
+from lcq_mmdet.checkpoint import KeyMatch, match_keys, packed_layers, some
 from lcq_mmdet.convert import lcq_layers, unwrap
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantizer import LCQQuantizer
@@ -71,11 +71,18 @@ class LCQHook(Hook):
     def after_load_checkpoint(self, runner: Runner,
                               checkpoint: Dict[str, Any]) -> None:
         """Compare the checkpoint's float keys with the model's."""
+        # Resuming would miss the optimizer's state before before_train.
+        if runner._resume:
+            _check_trainable(packed_layers(checkpoint))
         self._loaded = match_keys(unwrap(runner.model), checkpoint)
 
     def before_train(self, runner: Runner) -> None:
         """Calibrate, check and log."""
         model = unwrap(runner.model)
+        _check_trainable([
+            name for name, layer in lcq_layers(model)
+            if layer.weight_quantizer.is_packed
+        ])
         self._check_float(model)
         in_optimizer = self._check_optimizer(runner, model)
         calibrated = self._calibrate(runner, model)
@@ -193,6 +200,14 @@ class LCQHook(Hook):
         return (f'{len(missing)} quantizers fitted to {num_images} images in '
                 f'{time.perf_counter() - start:.1f} s, {kept} came with the '
                 'checkpoint')
+
+
+def _check_trainable(packed: List[str]) -> None:
+    if packed:
+        raise LCQError(
+            f'load_from: the checkpoint is a packed one, it has no float '
+            f'weight to train of {some(packed)} layers; start from the '
+            'checkpoint (.pth) that it was exported from')
 
 
 def _quantizers(model: nn.Module) -> Iterator[Tuple[str, LCQQuantizer]]:

@@ -23,8 +23,9 @@ def layer_table(model: nn.Module,
 
     Returns:
         Text with a row a layer: bits and levels of weight and input, whether
-        the input is signed (``?`` before calibration), the share of all
-        multiply-accumulates, and why a layer stays in float.
+        the weight came from a packed file, whether the input is signed
+        (``?`` before calibration), the share of all multiply-accumulates,
+        and why a layer stays in float.
     """
     macs = macs or {}
     total = sum(macs.values())
@@ -44,7 +45,8 @@ def layer_table(model: nn.Module,
             weight, act = module.weight_quantizer, module.act_quantizer
             known = act.is_initialized
             table.add_row(
-                name, f'{weight.bits}/{act.bits}',
+                name, f'{weight.bits}/{act.bits}' +
+                (' packed' if weight.is_packed else ''),
                 ('signed' if act.is_signed else 'unsigned') if known else '?',
                 f'{weight.num_levels}/{act.num_levels if known else "?"}',
                 part)

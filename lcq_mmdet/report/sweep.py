@@ -8,7 +8,6 @@ import json
 import os.path as osp
 import traceback
 from dataclasses import dataclass
-from pickle import UnpicklingError
 from typing import (Any, Dict, Iterable, Iterator, List, Mapping, Optional,
                     Sequence, Tuple)
 
@@ -17,11 +16,12 @@ from mmengine.config import Config
 from mmengine.dist import barrier, broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
+from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.utils import mkdir_or_exist
 from torch import nn
 
-from lcq_mmdet.checkpoint import match_keys, some
+from lcq_mmdet.checkpoint import (match_keys, packed_layers, read_checkpoint,
+                                  some)
 from lcq_mmdet.config import QUANTIZERS
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import check_bits
@@ -146,14 +146,11 @@ def check_float(cfg: Config) -> None:
             'load_from: a sweep starts from a trained float detector; name '
             'its checkpoint with --cfg-options load_from=...')
     model = _build(float_config(cfg))
-    try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
-        missing = match_keys(model, checkpoint).missing
-    except (OSError, RuntimeError, EOFError, UnpicklingError, AttributeError,
-            TypeError, LookupError) as error:
-        text = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LCQError(f'load_from={path!r}: is not a checkpoint that can be '
-                       f'read: {text}') from None
+    checkpoint = read_checkpoint(path, 'load_from')
+    if packed_layers(checkpoint):
+        raise LCQError(f'load_from={path!r}: is a packed checkpoint, which '
+                       'has no float weights')
+    missing = match_keys(model, checkpoint).missing
     if missing:
         raise LCQError(
             f'load_from={path!r}: is not of this detector, it has not, or '

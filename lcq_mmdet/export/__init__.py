@@ -1,0 +1,10 @@
+"""Files that a trained model leaves in."""
+from .reader import load_packed
+from .sizes import PackedSizes, size_table
+from .source import load_quantized
+from .writer import export_packed
+
+__all__ = [
+    'PackedSizes', 'export_packed', 'load_packed', 'load_quantized',
+    'size_table'
+]

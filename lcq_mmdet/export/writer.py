@@ -1,0 +1,177 @@
+"""From a trained quantized model to a packed file."""
+import os
+import os.path as osp
+from collections import OrderedDict
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lcq_mmdet.convert import lcq_layers
+from lcq_mmdet.errors import LCQError
+from lcq_mmdet.layers import LCQConv2d
+from lcq_mmdet.version import __version__
+
+from .bits import pack_codes
+from .codebook import encode
+from .packed import (CODEBOOK, SCALE, Manifest, PackedLayer, checksums,
+                     raw_bytes, write_metadata)
+from .reader import load_packed
+from .sizes import PackedSizes, count_sizes
+
+State = Dict[str, Tensor]
+Progress = Callable[[List[str]], Iterable[str]]
+
+
+@torch.no_grad()
+def export_packed(model: nn.Module,
+                  path: str,
+                  config: Mapping[str, Any],
+                  meta: Mapping[str, Any] = {},
+                  half: bool = False,
+                  progress: Progress = iter) -> PackedSizes:
+    """Write a packed file that gives the same model again, bit by bit.
+
+    The file is written under another name, read again and compared; only
+    then does it replace what is at ``path``.
+
+    Args:
+        model: A converted model with trained or calibrated quantizers, not
+            wrapped; it is not changed.
+        path: Where the file goes; ends in ``.safetensors``.
+        config: The full config, as plain data.
+        meta: What else a checkpoint's ``meta`` has: plain data.
+        half: Whether to keep the rest in half precision: smaller, and not
+            the same bit by bit any more. Quantizers stay as they are.
+        progress: Wraps the names of the layers to pack, for example
+            :func:`mmengine.track_iter_progress`.
+
+    Raises:
+        LCQError: If a layer was never calibrated, is packed already or is
+            not finite, if the config is not plain data, or if the file
+            cannot be written; what is at ``path`` is as it was.
+    """
+    layers = check_exportable(model)
+    state, aliases = _distinct(model.state_dict())
+    expected, tensors = dict(state), dict(state)
+    for name in layers:
+        if f'{name}.weight' in aliases:
+            raise LCQError(f'{name}: shares its weight with '
+                           f'{aliases[f"{name}.weight"]}; only a whole layer '
+                           'can be shared')
+    if half:
+        weights = {f'{name}.weight' for name in layers}
+        for key in state:
+            if '_quantizer.' not in key and key not in weights:
+                tensors[key], expected[key] = _halve(state[key])
+    manifest_layers = {}
+    for name in progress(list(layers)):
+        manifest_layers[name] = _pack(name, layers[name], tensors)
+        expected[f'{name}.weight'] = layers[name].quantized_weight()
+        for packed in (expected, tensors):
+            packed[f'{name}.weight_quantizer.packed'] = torch.tensor(True)
+    tensors = {key: value.cpu().clone() for key, value in tensors.items()}
+    manifest = Manifest(manifest_layers, checksums(tensors), aliases, half,
+                        __version__)
+    metadata = write_metadata(manifest, config, meta)
+    for key, original in aliases.items():
+        expected[key] = expected[original]
+
+    temporary = f'{path}.tmp'
+    try:
+        save_file(tensors, temporary, metadata)
+        _verify(temporary, expected)
+        sizes = count_sizes(temporary, model, tensors, manifest)
+        with open(temporary, 'rb') as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise LCQError(f'{path}: cannot be written: {error}') from None
+    finally:
+        if osp.exists(temporary):
+            os.remove(temporary)
+    return sizes
+
+
+def check_exportable(model: nn.Module) -> Dict[str, LCQConv2d]:
+    """Return the quantized layers, by name, of a model that can be packed.
+
+    Raises:
+        LCQError: If it cannot; names the layer.
+    """
+    layers = dict(lcq_layers(model))
+    if not layers:
+        raise LCQError('the model is float: it has no quantized layer')
+    for name, layer in layers.items():
+        weight = layer.weight_quantizer
+        if not (layer.act_quantizer.is_initialized and weight.is_initialized):
+            raise LCQError(f'{name}: was never calibrated; fine-tune with '
+                           'tools/train.py and export its checkpoint')
+        if weight.is_packed:
+            raise LCQError(f'{name}: is packed already; give the checkpoint '
+                           'that the file was exported from')
+        if layer.weight.dtype != torch.float32:
+            raise LCQError(f'{name}: its weight is {layer.weight.dtype}; only '
+                           'float32 can be exported')
+        for key, value in layer.state_dict().items():
+            if not value.isfinite().all():
+                raise LCQError(f'{name}.{key}: is not finite')
+    return layers
+
+
+def _distinct(state: State) -> Tuple[State, Dict[str, str]]:
+    """Part a state dict into its tensors and the keys that repeat one."""
+    first: Dict[Tuple, str] = {}
+    aliases = {}
+    for key, value in state.items():
+        place = (value.data_ptr(), value.shape, value.stride(), value.dtype)
+        if value.numel() and first.setdefault(place, key) != key:
+            aliases[key] = first[place]
+    return OrderedDict((key, value) for key, value in state.items()
+                       if key not in aliases), aliases
+
+
+def _halve(value: Tensor) -> Tuple[Tensor, Tensor]:
+    """Return what goes into the file in half precision, and comes back."""
+    half = value.half()
+    fits = value.dtype == torch.float32 and bool(
+        (half.isfinite() == value.isfinite()).all())
+    return (half, half.float()) if fits else (value, value)
+
+
+def _pack(name: str, layer: LCQConv2d, tensors: State) -> PackedLayer:
+    """Put codes and codebook in the place of a layer's float weight."""
+    quantizer, weight = layer.weight_quantizer, layer.weight
+    if quantizer.weight_norm == 'channel':
+        values, scale = quantizer.factors(weight)
+        tensors[f'{name}{SCALE}'] = scale.flatten()
+    else:
+        values = quantizer(weight)
+    try:
+        coded = encode(values.cpu().contiguous().numpy())
+    except ValueError as error:
+        raise LCQError(f'{name}: its weight has {error}') from None
+    if len(coded.codebook) > 2**quantizer.bits:
+        raise LCQError(f'{name}: its weight has {len(coded.codebook)} values, '
+                       f'too many for {quantizer.bits} bits')
+    stream = torch.from_numpy(pack_codes(coded.codes, quantizer.bits))
+    tensors[f'{name}.weight'] = stream
+    tensors[f'{name}{CODEBOOK}'] = torch.from_numpy(coded.codebook)
+    config = quantizer.config
+    return PackedLayer(
+        tuple(weight.shape), config.weight_bits, config.act_bits,
+        config.signed_act, len(stream))
+
+
+def _verify(path: str, expected: State) -> None:
+    """Read a file again and compare it with what it should hold."""
+    found = load_packed(path)['state_dict']
+    for key in {**expected, **found}:
+        if key not in expected or key not in found:
+            raise LCQError(f'{path}: {key} was not written as it is')
+        one, other = found[key], expected[key].cpu()
+        if (one.dtype, one.shape) != (other.dtype, other.shape) or not (
+                torch.equal(raw_bytes(one), raw_bytes(other))):
+            raise LCQError(f'{path}: {key} was not written as it is')

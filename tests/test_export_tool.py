@@ -1,0 +1,216 @@
+"""The packed file where a checkpoint goes: tools, mmdet's API, the hook."""
+import json
+import pickle
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from exporting import make_config, make_model
+from mmdet.apis import DetInferencer, inference_detector, init_detector
+from mmengine.registry import DATASETS
+from mmengine.runner import CheckpointLoader, Runner
+
+from lcq_mmdet import LCQError
+from lcq_mmdet.export import load_packed
+from lcq_mmdet.model import float_config
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def trained(toy_coco, tmp_path_factory):
+    """Config file and checkpoint as a 4-bit training leaves them."""
+    folder = tmp_path_factory.mktemp('trained')
+    cfg = make_config(root=toy_coco)
+    cfg.dump(folder / 'config.py')
+    model = make_model(cfg)
+    dataset = DATASETS.build(dict(cfg.test_dataloader.dataset))
+    torch.save(
+        dict(
+            state_dict=model.state_dict(),
+            meta=dict(
+                dataset_meta=dataset.metainfo, cfg=cfg.pretty_text, epoch=1)),
+        folder / 'epoch_1.pth')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def call(trained):
+    """Call a tool; return its exit status."""
+
+    def called(tool, *args):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(trained)
+            patch.setattr(sys, 'argv', [tool, *map(str, args)])
+            try:
+                runpy.run_path(
+                    str(ROOT / 'tools' / tool), run_name='__main__')
+            except SystemExit as stop:
+                return stop.code
+        return 0
+
+    return called
+
+
+@pytest.fixture(scope='module')
+def packed(trained, call):
+    assert call('export.py', 'config.py', 'epoch_1.pth', '--out',
+                'model.safetensors') == 0
+    return trained / 'model.safetensors'
+
+
+@pytest.fixture
+def refusal(call, capfd):
+
+    def refused(tool, *args):
+        assert call(tool, *args) == 2
+        error = capfd.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith('error: ')
+        return error
+
+    return refused
+
+
+def test_sizes_are_told(call, trained, packed, capfd):
+    assert call('export.py', 'config.py', 'epoch_1.pth', '--out',
+                'half.safetensors', '--half') == 0
+    output = capfd.readouterr().out
+    size = (trained / 'half.safetensors').stat().st_size
+    assert size < packed.stat().st_size
+    for text in ('float model', 'quantized weights', 'header', 'overhead',
+                 f' {size / 1e6:.3f} '):
+        assert text in output
+
+
+@pytest.mark.parametrize('flags', [(), ('--tta', )], ids=['plain', 'tta'])
+def test_results_of_both_files_are_the_same(call, trained, packed, flags):
+    found = {}
+    for name in ('epoch_1.pth', 'model.safetensors'):
+        work_dir = f'{name}_tested{"".join(flags)}'
+        assert call('test.py', 'config.py', name, '--work-dir', work_dir,
+                    '--out', f'{name}.pkl', *flags) == 0
+        metrics, = (trained / work_dir).glob('*/*.json')
+        metrics = json.loads(metrics.read_text().splitlines()[0])
+        predictions = pickle.loads((trained / f'{name}.pkl').read_bytes())
+        found[name] = metrics, [p['pred_instances'] for p in predictions]
+    (one, first), (other, second) = found.values()
+    assert one['coco/bbox_mAP'] == other['coco/bbox_mAP']
+    assert sum(len(instances['scores']) for instances in first)
+    for instances, others in zip(first, second):
+        for key in instances:
+            assert torch.equal(instances[key], others[key])
+
+
+@pytest.fixture(scope='module')
+def image():
+    return np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+
+
+def assert_same_instances(one, other):
+    assert len(one.scores)
+    for key in ('bboxes', 'scores', 'labels'):
+        assert torch.equal(one[key], other[key])
+
+
+def test_init_detector_takes_it(trained, packed, image):
+    config = str(trained / 'config.py')
+    models = [
+        init_detector(config, str(path), device='cpu')
+        for path in (trained / 'epoch_1.pth', packed)
+    ]
+    one, other = (inference_detector(m, image) for m in models)
+    assert_same_instances(one.pred_instances, other.pred_instances)
+    assert models[0].dataset_meta == models[1].dataset_meta
+
+
+@pytest.mark.parametrize('with_config', [True, False])
+def test_inferencer_takes_it(trained, packed, image, with_config):
+    config = str(trained / 'config.py') if with_config else None
+    one, other = (
+        DetInferencer(config, str(path), device='cpu', show_progress=False)
+        (image, return_datasamples=True, no_save_vis=True)['predictions'][0]
+        for path in (trained / 'epoch_1.pth', packed))
+    assert_same_instances(one.pred_instances, other.pred_instances)
+
+
+@pytest.mark.parametrize('path, loader', [
+    ('a/model.safetensors', 'load_from_packed'),
+    ('~/a.b/model.safetensors', 'load_from_packed'),
+    ('model.safetensors.pth', 'load_from_local'),
+    ('model.pth', 'load_from_local'),
+    ('https://host/model.safetensors', 'load_from_http'),
+    ('s3://bucket/model.safetensors', 'load_from_ceph'),
+])
+def test_only_packed_files_get_another_loader(path, loader):
+    found = CheckpointLoader._get_checkpoint_loader(path)
+    assert found.__name__ == loader
+
+
+def test_tensors_go_where_they_are_asked_to(packed):
+    for location, device in ((None, 'cpu'), ('meta', 'meta')):
+        state = CheckpointLoader.load_checkpoint(
+            str(packed), location)['state_dict']
+        assert {value.device.type for value in state.values()} == {device}
+        assert state._metadata['']
+
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_training_does_not_go_on_from_it(toy_coco, tmp_path, packed, resume):
+    cfg = make_config(root=toy_coco)
+    cfg.update(load_from=str(packed), resume=resume, work_dir=str(tmp_path))
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(LCQError, match='a packed one, .* 28 .backbone.conv1'):
+        runner.train()
+
+
+def test_mistakes_are_told_in_one_line(toy_coco, trained, packed, refusal):
+    state = torch.load(trained / 'epoch_1.pth')['state_dict']
+    torch.save(dict(state_dict={
+        key: value for key, value in state.items() if '_quantizer.' not in key
+    }), trained / 'float.pth')
+    torch.save(dict(state_dict=dict(
+        state, **{'neck.fpn_convs.0.conv.act_quantizer.initialized':
+                  torch.tensor(False)})), trained / 'uncalibrated.pth')
+    float_config(make_config(root=toy_coco)).dump(trained / 'float.py')
+    (trained / 'broken.safetensors').write_bytes(packed.read_bytes()[:-1])
+
+    def export(config, checkpoint, *flags, out='x.safetensors'):
+        return refusal('export.py', config, checkpoint, '--out', out, *flags)
+
+    assert 'must end in .safetensors' in export(
+        'config.py', 'epoch_1.pth', out='x.bin')
+    assert "checkpoint='none.pth': is not a checkpoint that can be" in export(
+        'config.py', 'none.pth')
+    assert 'still is float, it has no backbone.conv1.act_quantizer' in export(
+        'config.py', 'float.pth')
+    assert 'neck.fpn_convs.0.conv: was never calibrated' in export(
+        'config.py', 'uncalibrated.pth')
+    assert 'the config is of a float model' in export(
+        'float.py', 'epoch_1.pth')
+    assert 'backbone.conv1: is packed already' in export(
+        'config.py', 'model.safetensors')
+    assert 'does not fit the config, its bbox_head.retina_cls.' in export(
+        'config.py', 'epoch_1.pth', '--cfg-options',
+        'model.bbox_head.num_classes=3')
+    assert 'cannot be written' in export(
+        'config.py', 'epoch_1.pth', out='none/x.safetensors')
+    assert not list(trained.glob('x.*'))
+
+    assert 'broken.safetensors: is cut off' in refusal(
+        'test.py', 'config.py', 'broken.safetensors')
+    assert 'act_bits=4 in the file and 3' in refusal(
+        'test.py', 'config.py', 'model.safetensors', '--act-bits', 3)
+    assert "'float.py': is of a float model" in refusal(
+        'test.py', 'float.py', 'model.safetensors')
+    assert "load_from='model.safetensors': is a packed checkpoint" in refusal(
+        'sweep.py', 'config.py', '--cfg-options',
+        'load_from=model.safetensors')
+
+
+def test_packed_file_is_a_checkpoint(packed):
+    checkpoint = load_packed(str(packed))
+    assert checkpoint.keys() == {'meta', 'state_dict'}
+    assert checkpoint['meta'].keys() == {'cfg', 'dataset_meta'}
