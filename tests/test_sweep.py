@@ -3,6 +3,7 @@ import os
 import runpy
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -332,3 +333,18 @@ def test_training_that_was_done_has_no_memory_to_measure(train, sweep_config):
     Path(sweep_config.work_dir, 'epoch_2.pth').touch()
     _, result = train('epoch_2.pth', ends_with='epoch_2.pth')
     assert result['peak_memory'] is None
+
+
+def test_pictures_show_the_lowest_widths_of_the_first_variant(
+        sweep_config, monkeypatch):
+    rows = plan([(8, 8), (4, 4), (3, 3), (2, 2)], ['lcq', 'uniform'], [0, 1])
+    records = [{} for _ in rows]
+    records[rows.index(Row('lcq', (3, 3), 0))] = dict(error='diverged')
+    opened = []
+    monkeypatch.setattr(module, 'load_run',
+                        lambda path, launcher: opened.append(Path(path).name))
+    monkeypatch.setattr(module, 'Runner', MagicMock())
+    sweep = Sweep(sweep_config, rows, sweep_config.work_dir)
+    runs = sweep.fine_tuned_runs(records)
+    assert list(runs) == ['float', 'lcq 4/4', 'lcq 3/3', 'lcq 2/2']
+    assert opened == ['lcq_w4a4_seed0', 'lcq_w3a3_seed1', 'lcq_w2a2_seed0']

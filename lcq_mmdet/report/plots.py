@@ -115,12 +115,8 @@ def plot_levels(runner: Runner, path: str, num_layers: int = 4) -> None:
         plot_compander(axes[1], layer.act_quantizer,
                        observations[name].samples())
         axes[0].set_title(name, fontsize=9)
-        axes[0].set_xlabel(
-            f'|weight| / clip, {layer.weight_quantizer.num_levels} levels')
-        act = layer.act_quantizer
-        axes[1].set_xlabel(
-            ('(input - offset)' if act.is_signed and not act.is_symmetric else
-             '|input|') + f' / clip, {act.num_levels} levels')
+        axes[0].set_xlabel(_describe('weight', layer.weight_quantizer))
+        axes[1].set_xlabel(_describe('input', layer.act_quantizer))
     figure.legend(
         handles=[
             figure.axes[0].collections[0], *figure.axes[-1].lines,
@@ -130,6 +126,14 @@ def plot_levels(runner: Runner, path: str, num_layers: int = 4) -> None:
         loc='outside lower center',
         ncols=4)
     figure.savefig(path, dpi=110)
+
+
+def _describe(what: str, quantizer: LCQQuantizer) -> str:
+    if quantizer.is_symmetric:
+        what = f'|{what}|'
+    elif quantizer.is_signed:
+        what = f'({what} - offset)'
+    return f'{what} / clip, {quantizer.num_levels} levels'
 
 
 def plot_detections(runners: Dict[str, Runner],

@@ -276,6 +276,8 @@ class Sweep:
                         most: int = 3) -> Dict[str, Runner]:
         """Open the float detector and the lowest bit-widths beside it.
 
+        They are of the first variant there is a result of.
+
         Args:
             records: What :meth:`run` yielded last.
             most: Number of bit-widths.
@@ -283,11 +285,13 @@ class Sweep:
         Returns:
             Runners with their checkpoints loaded, by the name to show.
         """
+        done = [
+            row for row, record in zip(self.rows, records)
+            if row.seed is not None and 'error' not in record
+        ]
         rows = {
             row.bits: row
-            for row, record in reversed(list(zip(self.rows, records)))
-            if row.seed is not None and 'error' not in record
-            and row.variant == self.rows[-1].variant
+            for row in reversed(done) if row.variant == done[0].variant
         }
         lowest = sorted(rows, reverse=True)[-most:]
         configs = {'float': self.row_config(self.rows[0])}
