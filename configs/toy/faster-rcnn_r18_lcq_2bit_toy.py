@@ -1,3 +1,9 @@
-_base_ = './faster-rcnn_r18_lcq_4bit_toy.py'
+_base_ = [
+    '../_base_/models/faster-rcnn_r18_toy.py',
+    '../_base_/datasets/toy_coco_detection.py',
+    '../_base_/schedules/lcq_toy_4e.py', '../_base_/toy_runtime.py'
+]
 
-model = dict(bits=2)
+model = dict(type='LCQModel', float_type=_base_.model.type, bits=2)
+default_hooks = dict(lcq=dict(type='LCQHook'))
+load_from = 'work_dirs/faster-rcnn_r18_toy/epoch_12.pth'
