@@ -88,6 +88,8 @@ def tiny_config(toy_coco, tmp_path):
     cfg = Config.fromfile(CONFIGS / 'toy' / 'retinanet_r18_toy.py')
     cfg.merge_from_dict(tiny_options(toy_coco))
     cfg.work_dir = str(tmp_path / 'float')
+    # mmengine keeps visualizers by name, and their folders.
+    cfg.visualizer.name = cfg.work_dir
     cfg.log_level = 'WARNING'
     return cfg
 

@@ -106,8 +106,8 @@ def test_real_run_logs_every_quantizer(lcq_config):
         f'lcq/{name}.{child}/{key}'
         for name, layer in lcq_layers(runner.model)
         for child in ('act_quantizer', 'weight_quantizer')
-        for key in KEYS | ({'offset'} if child == 'act_quantizer'
-                           and layer.act_quantizer.is_signed else set())
+        for key in KEYS | ({'offset'} if getattr(layer, child).is_signed else
+                           set())
     }
     for record in records.values():
         assert record.keys() == names

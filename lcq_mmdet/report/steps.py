@@ -1,4 +1,5 @@
 """Training steps of a detector: in float, uniformly quantized and with LCQ."""
+import os.path as osp
 import tempfile
 import time
 from functools import partial
@@ -39,8 +40,12 @@ class TrainingSteps:
             configs[quantizer] = apply_lcq(cfg, bits, quantizer=quantizer)
         with tempfile.TemporaryDirectory() as folder:
             for name, part in configs.items():
+                # mmengine keeps visualizers by name, and their folders.
                 part.update(
-                    work_dir=folder, experiment_name=name, load_from=None)
+                    work_dir=folder,
+                    experiment_name=name + osp.basename(folder),
+                    visualizer=None,
+                    load_from=None)
                 self._runners[name] = Runner.from_cfg(part)
         loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
         batches = iter(loader)
