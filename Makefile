@@ -77,7 +77,7 @@ demo: $(LCQ)/.trained
 	$(BIN)/python tools/report.py $(FLOAT) $(LCQ) --out-dir $(DEMO)
 
 test: $(VENV)/.ready
-	@$(SAY) "Running the tests (about 5 minutes on two cores)"
+	@$(SAY) "Running the tests (about 12 minutes on two cores)"
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.ready
