@@ -6,7 +6,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.layers import LCQConv2d
+from lcq_mmdet.layers import lcq_layers
 
 #: What the metadata of a packed file's state dict keeps its layers under.
 PACKED = 'lcq_packed'
@@ -117,11 +117,7 @@ def check_packed(model: nn.Module, state: Mapping[str, Tensor], prefix: str,
     if layers is None:
         return
     where = 'packed checkpoint'
-    own = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, LCQConv2d)
-    }
+    own = dict(lcq_layers(model))
     for name in [*own, *layers]:
         if name not in layers:
             raise LCQError(f'{where}: does not fit the config, which '

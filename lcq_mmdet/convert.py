@@ -13,7 +13,7 @@ from lcq_mmdet.checkpoint import check_packed
 from lcq_mmdet.config import QuantizerConfig
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import check_bits
-from lcq_mmdet.layers import LCQConv2d
+from lcq_mmdet.layers import LCQConv2d, lcq_layers
 
 _PLAIN_CONVS = (nn.Conv2d, MMCVConv2d)
 
@@ -118,13 +118,6 @@ def convert_(model: nn.Module,
     summary = ConversionSummary(tuple(configs), left_float)
     model.lcq_summary = summary  # type: ignore[assignment]
     return summary
-
-
-def lcq_layers(model: nn.Module) -> Iterator[Tuple[str, LCQConv2d]]:
-    """Iterate over the quantized layers and their qualified names."""
-    for name, module in model.named_modules():
-        if isinstance(module, LCQConv2d):
-            yield name, module
 
 
 def select_layers(model: nn.Module,

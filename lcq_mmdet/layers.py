@@ -1,5 +1,5 @@
 """The quantized convolution, from a float one and back to it."""
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,13 @@ class LCQConv2d(nn.Conv2d):
                 '(--fuse-conv-bn, fuse_conv_bn) is not supported; change '
                 'values in place')
         super().__setattr__(name, value)
+
+
+def lcq_layers(model: nn.Module) -> Iterator[Tuple[str, LCQConv2d]]:
+    """Iterate over the quantized layers and their qualified names."""
+    for name, module in model.named_modules():
+        if isinstance(module, LCQConv2d):
+            yield name, module
 
 
 def _arguments(conv: nn.Conv2d) -> Dict[str, Any]:

@@ -79,6 +79,11 @@ class LCQQuantizer(nn.Module):
         return self.is_signed and self.offset is None
 
     @property
+    def lowest(self) -> Optional[Tensor]:
+        """The offset where it is in use, shape ()."""
+        return self.offset if self.is_signed else None
+
+    @property
     def num_steps(self) -> int:
         """Count the levels above the lowest magnitude, s."""
         return num_steps(self.bits, self.is_symmetric)
@@ -116,6 +121,10 @@ class LCQQuantizer(nn.Module):
         """Subtract the mean where the settings ask for it."""
         return x - x.mean() if self.weight_norm == 'centered' else x
 
+    def _normalize(self, x: Tensor) -> Tensor:
+        x = self.center(x)
+        return x / self.scale(x)
+
     def magnitude(self, x: Tensor) -> Tensor:
         """Map ``x`` to what is companded, in units of the clip.
 
@@ -126,12 +135,11 @@ class LCQQuantizer(nn.Module):
             |x| where the levels are symmetric, and else x above the offset;
             what is outside [0, 1] is clipped. Shape of ``x``.
         """
-        x = self.center(x)
-        x = x / self.scale(x)
+        x = self._normalize(x)
         if self.is_symmetric:
             x = x.abs()
-        elif self.is_signed and self.offset is not None:
-            x = x - self.offset
+        elif self.lowest is not None:
+            x = x - self.lowest
         return x / self.clip
 
     def codes(self, magnitude: Tensor) -> Tensor:
@@ -164,15 +172,14 @@ class LCQQuantizer(nn.Module):
         """
         self.signed.fill_(signed)
         self._read_buffers()
-        x = self.center(x)
-        x = (x / self.scale(x)).flatten()
+        x = self._normalize(x).flatten()
         stride = sample_stride(len(x), _MAX_SAMPLES)
         self._fit(torch.cat([torch.stack(x.aminmax()), x[::stride]]))
         self.initialized.fill_(True)
         self._read_buffers()
 
     def _fit(self, x: Tensor) -> None:
-        offset = self.offset if self.is_signed else None
+        offset = self.lowest
         low, high = x.aminmax()
         nothing_to_fit = not x.any() if offset is None else low == high
         self.theta.zero_()

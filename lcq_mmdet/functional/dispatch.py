@@ -1,13 +1,15 @@
 """The quantizer as the layers call it: the fastest kernel there is."""
 from typing import Callable, Dict, Optional
 
+import torch
 from torch import Tensor
 
-from .companding import lcq_quantize_reference
+from .companding import check_offset, lcq_quantize_reference
 
 Kernel = Callable[[Tensor, Tensor, Tensor, int, bool, Optional[Tensor]],
                   Tensor]
-#: Fast implementations by device type; ``lcq_mmdet.kernels`` fills it.
+#: Fast implementations by device type; ``lcq_mmdet.kernels`` fills it. They
+#: compute in float32, and get neither float64 nor empty tensors.
 KERNELS: Dict[str, Kernel] = {}
 
 
@@ -27,5 +29,9 @@ def lcq_quantize(x: Tensor,
         ...              torch.zeros(16), bits=2, signed=False)
         tensor([0.3333, 1.0000])
     """
+    if offset is not None:
+        check_offset(signed)
     kernel = KERNELS.get(x.device.type, lcq_quantize_reference)
+    if x.dtype == torch.float64 or not x.numel():
+        kernel = lcq_quantize_reference
     return kernel(x, clip, theta, bits, signed, offset)

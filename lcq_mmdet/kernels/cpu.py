@@ -13,8 +13,6 @@ from numba import njit, prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lcq_mmdet.functional import check_offset, lcq_quantize_reference
-
 from .cells import make_tables
 
 _TILE = 512
@@ -209,13 +207,8 @@ def lcq_quantize_cpu(x: Tensor,
                      bits: int,
                      signed: bool,
                      offset: Optional[Tensor] = None) -> Tensor:
-    """Quantize on the CPU in float32; float64 goes to the reference.
+    """Quantize on the CPU for :func:`~lcq_mmdet.functional.lcq_quantize`.
 
-    Same arguments, result, gradients and errors as
-    :func:`~lcq_mmdet.functional.lcq_quantize_reference`.
+    Same arguments, result and gradients.
     """
-    if x.dtype == torch.float64 or not x.numel():
-        return lcq_quantize_reference(x, clip, theta, bits, signed, offset)
-    if offset is not None:
-        check_offset(signed)
     return _Quantize.apply(x, clip, theta, bits, signed, offset)

@@ -22,8 +22,6 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import custom_op
 
-from lcq_mmdet.functional import check_offset, lcq_quantize_reference
-
 from .cells import Tables, gradients_from_ramps, level_slopes, make_tables
 
 _FORWARD_TILE = 1024
@@ -236,16 +234,11 @@ def lcq_quantize_cuda(x: Tensor,
                       bits: int,
                       signed: bool,
                       offset: Optional[Tensor] = None) -> Tensor:
-    """Quantize on a GPU in float32; float64 goes to the reference.
+    """Quantize on a GPU for :func:`~lcq_mmdet.functional.lcq_quantize`.
 
-    Same arguments, result, gradients and errors as
-    :func:`~lcq_mmdet.functional.lcq_quantize_reference`.
+    Same arguments, result and gradients.
     """
-    if x.dtype == torch.float64 or not x.numel():
-        return lcq_quantize_reference(x, clip, theta, bits, signed, offset)
     if offset is None:
         offset = torch.zeros_like(clip)
-    else:
-        check_offset(signed)
     tables = make_tables(theta.float(), bits, signed)
     return _quantize(x, clip, theta, offset, *_pack(tables), signed)

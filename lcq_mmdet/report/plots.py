@@ -131,7 +131,7 @@ def plot_levels(runner: Runner, path: str, num_layers: int = 4) -> None:
 def _describe(what: str, quantizer: LCQQuantizer) -> str:
     if quantizer.is_symmetric:
         what = f'|{what}|'
-    elif quantizer.is_signed:
+    elif quantizer.lowest is not None:
         what = f'({what} - offset)'
     return f'{what} / clip, {quantizer.num_levels} levels'
 

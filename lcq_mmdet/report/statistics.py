@@ -39,8 +39,8 @@ class QuantizerStatistics:
         quantizer = self._quantizer
         slopes, _ = slopes_and_knots(quantizer.theta)
         self._learned = dict(clip=quantizer.clip.clone())
-        if quantizer.is_signed and quantizer.offset is not None:
-            self._learned['offset'] = quantizer.offset.clone()
+        if quantizer.lowest is not None:
+            self._learned['offset'] = quantizer.lowest.clone()
         self._learned.update(max_slope=slopes.max(), min_slope=slopes.min())
 
         stride = sample_stride(x.numel(), _MAX_SAMPLES)
