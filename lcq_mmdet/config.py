@@ -9,6 +9,7 @@ QUANTIZERS = ('lcq', 'uniform')
 INITS = ('lloyd_max', 'mse', 'constant')
 WEIGHT_NORMS = ('std', 'channel', 'centered', 'none')
 SIGNED = ('offset', 'symmetric')
+INPUT_GRADIENTS = ('identity', 'slopes')
 
 
 def check_choice(key: str, value: object, choices: Tuple[str, ...]) -> None:
@@ -48,6 +49,13 @@ class QuantizerConfig:
         learn_ternary_theta: Whether the theta of a symmetric 2-bit weight is
             learned: with one positive level it moves a threshold and no
             level.
+        input_gradient: Gradient inside the clip of what is quantized:
+            ``'identity'`` takes companding for the identity; ``'slopes'``
+            follows the slopes of f and f^-1 (in plain torch, for comparison).
+        scale_gradients: Whether the gradients of clip, theta and offset are
+            divided by sqrt(N s), for N values (of one image) and s levels,
+            so that they are as small as those of the weights. (Esser et al.,
+            "Learned Step Size Quantization", ICLR 2020.)
 
     Raises:
         LCQError: If a value is outside its range; the message names key,
@@ -68,6 +76,8 @@ class QuantizerConfig:
     signed_weight: str = 'offset'
     signed_act: str = 'offset'
     learn_ternary_theta: bool = True
+    input_gradient: str = 'identity'
+    scale_gradients: bool = False
 
     def __post_init__(self) -> None:
         check_bits(self.weight_bits, 'weight_bits')
@@ -77,6 +87,7 @@ class QuantizerConfig:
         check_choice('weight_norm', self.weight_norm, WEIGHT_NORMS)
         check_choice('signed_weight', self.signed_weight, SIGNED)
         check_choice('signed_act', self.signed_act, SIGNED)
+        check_choice('input_gradient', self.input_gradient, INPUT_GRADIENTS)
         if not isinstance(self.num_intervals, int) or self.num_intervals < 2:
             raise LCQError(f'num_intervals={self.num_intervals!r}: must be an '
                            'integer of 2 or more')

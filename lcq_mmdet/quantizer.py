@@ -6,9 +6,9 @@ from mmengine.dist import broadcast
 from torch import Tensor, nn
 
 from lcq_mmdet.config import QuantizerConfig
-from lcq_mmdet.functional import (compress, lcq_quantize, levels,
+from lcq_mmdet.functional import (compress, input_slope, lcq_quantize, levels,
                                   lloyd_max_init, lowest_level, mse_init,
-                                  num_steps, sample_stride)
+                                  num_steps, sample_stride, scale_gradient)
 
 _MIN_STD = 1e-5
 _MAX_SAMPLES = 2**16
@@ -45,6 +45,7 @@ class LCQQuantizer(nn.Module):
     def __init__(self, config: QuantizerConfig, is_weight: bool) -> None:
         super().__init__()
         self.config = config
+        self.is_weight = is_weight
         self.bits = config.weight_bits if is_weight else config.act_bits
         self.weight_norm = config.weight_norm if is_weight else 'none'
         #: Let the input pass as it is, as calibration does.
@@ -219,7 +220,7 @@ class LCQQuantizer(nn.Module):
             gives.
         """
         scale = self.scale(x)
-        return self._quantize(x / scale, self.clip, self.offset), scale
+        return self._quantize(x / scale), scale
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape and floating dtype.
@@ -246,20 +247,30 @@ class LCQQuantizer(nn.Module):
             values, scale = self.factors(x)
             return scale * values
         if self.weight_norm == 'none':
-            return self._quantize(x, self.clip, self.offset)
-        # std(w) Q(w / std(w); clip) is Q(w; clip std(w)).
-        scale = self.scale(x)
-        return self._quantize(
-            x, self.clip * scale,
-            None if self.offset is None else self.offset * scale)
+            return self._quantize(x)
+        return self._quantize(x, self.scale(x))
 
-    def _quantize(self, x: Tensor, clip: Tensor,
-                  offset: Optional[Tensor]) -> Tensor:
+    def _quantize(self, x: Tensor, scale: Optional[Tensor] = None) -> Tensor:
+        """Quantize ``x``, given in units of ``scale``, a number."""
+        config = self.config
+        clip, theta, offset = self.clip, self.theta, self.offset
+        if config.scale_gradients:
+            values = x.numel() if self.is_weight else x[0].numel()
+            factor = (values * self.num_steps)**-0.5
+            clip, theta = (scale_gradient(t, factor) for t in (clip, theta))
+            if offset is not None:
+                offset = scale_gradient(offset, factor)
         if offset is not None and not self.is_signed:
             # DDP waits for a gradient of every parameter.
             clip, offset = clip + 0 * offset, None
-        return lcq_quantize(x, clip, self.theta, self.bits,
-                            self.is_symmetric, offset)
+        if scale is not None:
+            # std(w) Q(w / std(w); clip) is Q(w; clip std(w)).
+            clip = clip * scale
+            offset = None if offset is None else offset * scale
+        given = clip, theta, self.bits, self.is_symmetric, offset
+        if config.input_gradient == 'slopes':
+            x = scale_gradient(x, input_slope(x, *given))
+        return lcq_quantize(x, *given)
 
     def extra_repr(self) -> str:
         """Show bits, signedness and number of levels."""

@@ -11,10 +11,11 @@ from strategies import cases, thetas
 from lcq_mmdet import functional
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import (companding, compress, dispatch, expand,
-                                  lcq_quantize_reference, levels, num_steps)
+                                  gradients, lcq_quantize_reference, levels,
+                                  num_steps)
 
 
-@pytest.mark.parametrize('module', [companding, dispatch])
+@pytest.mark.parametrize('module', [companding, dispatch, gradients])
 def test_examples_in_docstrings(module):
     result = doctest.testmod(module, extraglobs=dict(torch=torch))
     assert result.attempted and not result.failed

@@ -66,11 +66,13 @@ def slopes_and_knots(theta: Tensor) -> Tuple[Tensor, Tensor]:
     return heights * len(theta), heights.cumsum(0) - heights
 
 
-def _interval_of_input(v: Tensor, num_intervals: int) -> Tensor:
+def interval_of_input(v: Tensor, num_intervals: int) -> Tensor:
+    """Number the intervals that magnitudes in [0, 1] lie in, int64."""
     return (v * num_intervals).long().clamp(0, num_intervals - 1)
 
 
-def _interval_of_output(u: Tensor, knots: Tensor) -> Tensor:
+def interval_of_output(u: Tensor, knots: Tensor) -> Tensor:
+    """Number the intervals that companded magnitudes lie in, int64."""
     return torch.searchsorted(
         knots[1:].detach().contiguous(), u.contiguous(), right=True)
 
@@ -92,7 +94,7 @@ def compress(v: Tensor, theta: Tensor) -> Tensor:
         tensor([0.5000])
     """
     slopes, knots = slopes_and_knots(theta)
-    i = _interval_of_input(v.detach(), len(theta))
+    i = interval_of_input(v.detach(), len(theta))
     return slopes[i] * (v - i.to(v.dtype) / len(theta)) + knots[i]
 
 
@@ -113,7 +115,7 @@ def expand(u: Tensor, theta: Tensor) -> Tensor:
         tensor([0.0000, 0.2500, 1.0000])
     """
     slopes, knots = slopes_and_knots(theta)
-    q = _interval_of_output(u.detach(), knots)
+    q = interval_of_output(u.detach(), knots)
     v = (u - knots[q]) / slopes[q] + q.to(u.dtype) / len(theta)
     end = torch.where(u >= 1, 1 - v, torch.zeros_like(v))
     return v + end.detach()
