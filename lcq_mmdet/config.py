@@ -52,10 +52,6 @@ class QuantizerConfig:
         input_gradient: Gradient inside the clip of what is quantized:
             ``'identity'`` takes companding for the identity; ``'slopes'``
             follows the slopes of f and f^-1 (in plain torch, for comparison).
-        scale_gradients: Whether the gradients of clip, theta and offset are
-            divided by sqrt(N s), for N values (of one image) and s levels,
-            so that they are as small as those of the weights. (Esser et al.,
-            "Learned Step Size Quantization", ICLR 2020.)
 
     Raises:
         LCQError: If a value is outside its range; the message names key,
@@ -77,7 +73,6 @@ class QuantizerConfig:
     signed_act: str = 'offset'
     learn_ternary_theta: bool = True
     input_gradient: str = 'identity'
-    scale_gradients: bool = False
 
     def __post_init__(self) -> None:
         check_bits(self.weight_bits, 'weight_bits')
