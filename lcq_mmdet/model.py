@@ -25,7 +25,7 @@ _QUANTIZATION_KEYS = (
 
 
 @MODELS.register_module()
-def LCQModel(float_type: str,
+def LCQModel(float_type: Optional[str] = None,
              frozen_stages: Optional[int] = -1,
              norm_eval: Optional[bool] = False,
              **cfg) -> nn.Module:
@@ -77,11 +77,15 @@ def _check_backbone_keys(keys: Mapping[str, Any]) -> None:
                        'None')
 
 
-def _check_model_keys(float_type: str, cfg: Mapping[str, Any]) -> None:
+def _check_model_keys(float_type: Optional[str],
+                      cfg: Mapping[str, Any]) -> None:
     """Raise an ``LCQError`` for a type or a key that there is not."""
     with MODELS.switch_scope_and_registry(None) as registry:
-        known = isinstance(float_type, str) and registry.get(float_type)
-        if not known:
+        try:
+            known = registry.get(float_type)
+        except (RuntimeError, TypeError):
+            known = None
+        if not callable(known):
             raise LCQError(
                 f'model.float_type={float_type!r}: no such model is '
                 f'registered in the scope {registry.scope!r}')

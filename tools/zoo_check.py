@@ -112,10 +112,13 @@ def check(args: argparse.Namespace,
     """Check what is not done; yield all rows so far after each config."""
     rows: List[Dict[str, Any]] = []
     for paths in track(plan(args).values(), description='families'):
-        for path in paths if args.all else paths[:_TRIES]:
+        tried = 0
+        for path in paths:
             rows.append(done.get(path) or check_apart(path, args))
             yield rows
-            if not args.all and rows[-1]['status'] in ('ok', 'failed'):
+            tried += rows[-1]['status'] == 'float'
+            if not args.all and (rows[-1]['status'] in ('ok', 'failed')
+                                 or tried == _TRIES):
                 break
 
 
