@@ -28,8 +28,13 @@ class Observation:
         self._samples: List[Tensor] = []
 
     def update(self, x: Tensor) -> None:
-        """Take in a batch, any shape, keeping 2**15 values drawn at random."""
+        """Take in a batch, any shape, keeping 2**15 values drawn at random.
+
+        An empty one, as heads of two stages get without proposals, is none.
+        """
         x = x.detach()
+        if not x.numel():
+            return
         if not x.isfinite().all():
             self.finite = False
             return

@@ -14,7 +14,7 @@ INPUT_GRADIENTS = ('identity', 'slopes')
 
 def check_choice(key: str, value: object, choices: Tuple[str, ...]) -> None:
     """Raise an ``LCQError`` that names the key unless value is a choice."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise LCQError(f'{key}={value!r}: must be one of '
                        f'{", ".join(map(repr, choices))}')
 
@@ -83,11 +83,16 @@ class QuantizerConfig:
         check_choice('signed_weight', self.signed_weight, SIGNED)
         check_choice('signed_act', self.signed_act, SIGNED)
         check_choice('input_gradient', self.input_gradient, INPUT_GRADIENTS)
-        if not isinstance(self.num_intervals, int) or self.num_intervals < 2:
+        if type(self.num_intervals) is not int or self.num_intervals < 2:
             raise LCQError(f'num_intervals={self.num_intervals!r}: must be an '
                            'integer of 2 or more')
-        if not self.init_clip > 0:
-            raise LCQError(f'init_clip={self.init_clip!r}: must be positive')
+        if (type(self.init_clip) not in (int, float)
+                or not 0 < self.init_clip < float('inf')):
+            raise LCQError(f'init_clip={self.init_clip!r}: must be a positive '
+                           'number')
+        if not isinstance(self.learn_ternary_theta, bool):
+            raise LCQError(f'learn_ternary_theta={self.learn_ternary_theta!r}:'
+                           ' must be True or False')
 
     def learns_theta(self, bits: int, is_weight: bool) -> bool:
         """Tell whether a quantizer's theta is trained."""

@@ -1,21 +1,22 @@
-"""Replace convolutions by quantized ones, by name and in place."""
-import difflib
+"""Replace layers by quantized ones, by name and in place."""
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import (Any, Dict, Iterable, Iterator, List, Mapping, Optional,
-                    Sequence, Tuple)
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
-from mmcv.cnn.bricks.wrappers import Conv2d as MMCVConv2d
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from lcq_mmdet.checkpoint import check_packed
 from lcq_mmdet.config import QuantizerConfig
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.functional import check_bits
-from lcq_mmdet.layers import LCQConv2d, lcq_layers
+from lcq_mmdet.layers import QuantizedLayer, lcq_layers
+from lcq_mmdet.mmcv_layers import QUANTIZED, LCQConvTranspose2d
+from lcq_mmdet.options import check_options
+from lcq_mmdet.patterns import check_patterns, matches, matching
+from lcq_mmdet.predictors import is_last_layer
 
-_PLAIN_CONVS = (nn.Conv2d, MMCVConv2d)
+#: What is quantized where nothing is asked for, as far as it is there.
+DEFAULT_MODULES = ('backbone', 'neck', '*.backbone', '*.neck')
 
 
 @dataclass(frozen=True)
@@ -41,23 +42,28 @@ class ConversionSummary:
 
 
 def convert_(model: nn.Module,
-             modules: Sequence[str] = ('backbone', 'neck'),
+             modules: Optional[Sequence[str]] = None,
              first_layer_bits: Optional[int] = 8,
+             last_layer_bits: Optional[int] = 8,
              exclude: Sequence[str] = (),
              overrides: Optional[Mapping[str, Mapping[str, Any]]] = None,
              **options) -> ConversionSummary:
-    """Replace convolutions by :class:`LCQConv2d`, in place.
+    """Replace convolutions and linear layers by quantized ones, in place.
 
     A pattern is a layer's or module's qualified name, in which ``*``, ``?``
     and ``[]`` match as in file names; it covers all that lies below.
 
     Args:
         model: Any module; parameters stay the same objects.
-        modules: Patterns of what to quantize.
+        modules: Patterns of what to quantize; ``None`` stands for all
+            modules named ``backbone`` and ``neck``, at any depth.
         first_layer_bits: Bit-width of weight and input of the model's first
             convolution, 2 to 8; ``None`` treats it as any other. Its input,
             the image, keeps the quantizer that calibration gives it: data
             needs no gradient, and the one of the largest map is dear.
+        last_layer_bits: Bit-width of weight and input of the layers whose
+            output is a prediction, as :func:`~lcq_mmdet.predictors.
+            is_last_layer` tells them; ``None`` treats them as any other.
         exclude: Patterns of what to leave in float all the same.
         overrides: Settings of some layers by pattern, such as
             ``{'neck': dict(bits=8)}``; later patterns win.
@@ -72,48 +78,66 @@ def convert_(model: nn.Module,
             no layer, nothing is left to quantize, or the model is converted
             already. The model is unchanged then.
     """
-    config = QuantizerConfig().updated(options)
-    if first_layer_bits is not None:
-        check_bits(first_layer_bits, 'first_layer_bits')
+    config = check_options(
+        dict(
+            options,
+            modules=modules,
+            first_layer_bits=first_layer_bits,
+            last_layer_bits=last_layer_bits,
+            exclude=exclude,
+            overrides=overrides))
     overrides = overrides or {}
-    layers = dict(_weighted_layers(model))
-    if any(isinstance(layer, LCQConv2d) for layer in layers.values()):
+    layers = dict(weighted_layers(model))
+    if any(isinstance(layer, QuantizedLayer) for layer in layers.values()):
         raise LCQError('model: is converted already')
-    _check_patterns('modules', modules, layers)
-    _check_patterns('exclude', exclude, layers)
-    _check_patterns('overrides', overrides, layers)
+    if modules is None:
+        modules = _default_modules(layers)
+    check_patterns('modules', modules, layers)
+    check_patterns('exclude', exclude, layers)
+    check_patterns('overrides', list(overrides), layers)
 
+    special = {
+        name: last_layer_bits
+        for name in layers if is_last_layer(model, name)
+    }
     first = next((name for name, layer in layers.items()
-                  if isinstance(layer, nn.Conv2d)), None)
+                  if isinstance(layer, nn.Conv2d)), '')
+    special[first] = first_layer_bits
     configs: Dict[str, QuantizerConfig] = {}
     left_float: Dict[str, str] = {}
     for name, layer in layers.items():
-        reason = _reason_to_leave(name, layer, modules, exclude)
-        if reason:
-            left_float[name] = reason
-            continue
         layer_config = config
-        if name == first and first_layer_bits is not None:
-            layer_config = config.updated({'bits': first_layer_bits})
+        if special.get(name) is not None:
+            layer_config = config.updated({'bits': special[name]})
         for pattern, settings in overrides.items():
-            if _matches(name, pattern):
+            if matches(name, pattern):
                 layer_config = layer_config.updated(
                     settings, f'overrides[{pattern!r}].')
-        configs[name] = layer_config
+        reason = _reason_to_leave(name, layer, modules, exclude, layer_config)
+        if reason:
+            left_float[name] = reason
+        else:
+            configs[name] = layer_config
     if not configs:
-        raise LCQError(f'modules={list(modules)!r}: there is no convolution '
-                       'to quantize in them')
+        raise LCQError(f'modules={list(modules)!r}: there is no layer to '
+                       f'quantize in them: {_most_frequent(left_float)}')
+    for pattern in overrides:
+        if not any(matches(name, pattern) for name in configs):
+            raise LCQError(f'overrides: the pattern {pattern!r} covers only '
+                           'layers that stay in float; extend modules or drop '
+                           'it')
 
-    replaced: Dict[int, LCQConv2d] = {}
+    replaced: Dict[int, QuantizedLayer] = {}
     for name, layer in model.named_modules(remove_duplicate=False):
         if name in configs:
-            replaced[id(layer)] = LCQConv2d.from_conv2d(layer, configs[name])
+            replaced[id(layer)] = QUANTIZED[type(layer)].from_float(
+                layer, configs[name])
     for name, layer in list(model.named_modules(remove_duplicate=False)):
         if id(layer) in replaced:
             parent, _, child = name.rpartition('.')
             setattr(model.get_submodule(parent), child, replaced[id(layer)])
     if first in configs and first_layer_bits is not None:
-        model.get_submodule(first).act_quantizer.requires_grad_(False)
+        dict(lcq_layers(model))[first].act_quantizer.requires_grad_(False)
     model._register_load_state_dict_pre_hook(check_packed, with_module=True)
     summary = ConversionSummary(tuple(configs), left_float)
     model.lcq_summary = summary  # type: ignore[assignment]
@@ -122,7 +146,7 @@ def convert_(model: nn.Module,
 
 def select_layers(model: nn.Module,
                   patterns: Sequence[str],
-                  key: str = 'layers') -> Dict[str, LCQConv2d]:
+                  key: str = 'layers') -> Dict[str, QuantizedLayer]:
     """Select quantized layers by pattern, as :func:`convert_` does.
 
     Args:
@@ -139,10 +163,10 @@ def select_layers(model: nn.Module,
     layers = dict(lcq_layers(model))
     if not layers:
         raise LCQError(f'{key}={patterns!r}: the model has no quantized layer')
-    _check_patterns(key, patterns, layers)
+    check_patterns(key, patterns, layers)
     return {
         name: layer
-        for name, layer in layers.items() if _matching(name, patterns)
+        for name, layer in layers.items() if matching(name, patterns)
     }
 
 
@@ -153,53 +177,62 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
-def _weighted_layers(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
-    """Iterate over the layers that multiply by a weight matrix."""
+def weighted_layers(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
+    """Iterate over the layers that multiply by a weight matrix, in order.
+
+    A projection that is a parameter of an :class:`torch.nn.MultiheadAttention`
+    itself comes under its name, with that module.
+    """
     for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            for key, parameter in module.named_parameters(recurse=False):
+                if parameter.ndim == 2:
+                    yield f'{name}.{key}'.lstrip('.'), module
         weight = getattr(module, 'weight', None)
-        if getattr(weight, 'ndim', 0) >= 2:
+        if getattr(weight, 'ndim', 0) >= 2 and not isinstance(
+                module, nn.Embedding):
             yield name, module
 
 
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f'{pattern}.*')
+def _default_modules(layers: Mapping[str, nn.Module]) -> Sequence[str]:
+    found = [
+        pattern for pattern in DEFAULT_MODULES
+        if any(matches(name, pattern) for name in layers)
+    ]
+    if not found:
+        parts = dict.fromkeys(name.split('.')[0] for name in layers)
+        raise LCQError(
+            'modules: the model has no backbone and no neck; name the parts '
+            f'to quantize, of {", ".join(map(repr, parts)) or "none"}, or '
+            "modules=['*'] for all")
+    return found
 
 
-def _matching(name: str, patterns: Iterable[str]) -> Optional[str]:
-    return next((p for p in patterns if _matches(name, p)), None)
-
-
-def _check_patterns(key: str, patterns: Iterable[str],
-                    names: Iterable[str]) -> None:
-    if isinstance(patterns, str):
-        raise LCQError(f'{key}={patterns!r}: must be a list of patterns')
-    for pattern in patterns:
-        if not any(_matches(name, pattern) for name in names):
-            raise LCQError(f'{key}: the pattern {pattern!r} matches no layer'
-                           f'{_suggestion(pattern, names)}')
-
-
-def _suggestion(pattern: str, names: Iterable[str]) -> str:
-    prefixes: List[str] = []
-    for name in names:
-        parts = name.split('.')
-        prefixes += ['.'.join(parts[:n + 1]) for n in range(len(parts))]
-    close = difflib.get_close_matches(pattern, prefixes, n=1)
-    return f'; did you mean {close[0]!r}?' if close else ''
+def _most_frequent(reasons: Mapping[str, str]) -> str:
+    found = [why for why in reasons.values() if why != 'not in modules']
+    return max(found, key=found.count, default='it is empty')
 
 
 def _reason_to_leave(name: str, layer: nn.Module, modules: Sequence[str],
-                     exclude: Sequence[str]) -> Optional[str]:
-    if not _matching(name, modules):
+                     exclude: Sequence[str],
+                     config: QuantizerConfig) -> Optional[str]:
+    if not matching(name, modules):
         return 'not in modules'
-    pattern = _matching(name, exclude)
+    pattern = matching(name, exclude)
     if pattern:
         return f'excluded by {pattern!r}'
+    if isinstance(layer,
+                  (nn.MultiheadAttention, NonDynamicallyQuantizableLinear)):
+        return 'MultiheadAttention reads its weight past its forward'
+    if not name:
+        return 'the model is this layer, which cannot be replaced in place'
     kind = type(layer).__name__
-    if not isinstance(layer, nn.Conv2d):
-        return f'{kind} is not a convolution that can be quantized'
-    if type(layer) not in _PLAIN_CONVS:
-        return f'{kind} has a forward of its own'
+    if type(layer) not in QUANTIZED:
+        return f'{kind} is of no kind that can be quantized'
     if not isinstance(layer.weight, nn.Parameter):
         return 'its weight is computed by a hook'
+    if (QUANTIZED[type(layer)] is LCQConvTranspose2d
+            and config.weight_norm == 'channel'):
+        return (f"weight_norm='channel' does not fit a {kind}, whose weight "
+                'has the output channels second')
     return None

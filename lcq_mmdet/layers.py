@@ -1,62 +1,76 @@
-"""The quantized convolution, from a float one and back to it."""
-from typing import Any, Dict, Iterator, Optional, Tuple
+"""The quantized layers, from float ones and back to them."""
+from typing import Any, Iterator, Optional, Tuple, Type, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lcq_mmdet.config import QuantizerConfig
 from lcq_mmdet.quantizer import LCQQuantizer
 
+_Layer = TypeVar('_Layer', bound=nn.Module)
 
-class LCQConv2d(nn.Conv2d):
-    """Convolve a quantized input with a quantized weight.
+
+class QuantizedLayer(nn.Module):
+    """What all quantized layers share; mixed into the class of a float one.
 
     ``weight`` and ``bias`` keep their names, shapes and float values, so a
     float checkpoint loads unchanged. The bias stays in float.
 
     Args:
-        *args: Arguments of :class:`torch.nn.Conv2d`.
+        *args: Arguments of the float layer.
         config: Settings of both quantizers.
-        **kwargs: Keyword arguments of :class:`torch.nn.Conv2d`.
+        **kwargs: Keyword arguments of the float layer.
+
+    Attributes:
+        float_class: Class of the float layer.
     """
+    float_class: Type[nn.Module]
+    weight: Tensor
+    _kept: Optional[Tuple[tuple, Tensor]]
 
     def __init__(self,
                  *args,
                  config: QuantizerConfig = QuantizerConfig(),
                  **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        self._add_quantizers(config)
+
+    def _add_quantizers(self, config: QuantizerConfig) -> None:
         self.act_quantizer = LCQQuantizer(config, is_weight=False)
         self.weight_quantizer = LCQQuantizer(config, is_weight=True)
-        self._kept: Optional[Tuple[tuple, Tensor]] = None
+        self._kept = None
 
     @classmethod
-    def from_conv2d(cls, conv: nn.Conv2d,
-                    config: QuantizerConfig) -> 'LCQConv2d':
-        """Make a quantized convolution that shares a float one's parameters.
+    def from_float(cls, layer: nn.Module,
+                   config: QuantizerConfig) -> 'QuantizedLayer':
+        """Make a quantized layer that shares a float one's parameters.
 
         Args:
-            conv: A plain convolution, on any device, in any mode.
+            layer: A layer of :attr:`float_class` or one that computes the
+                same, on any device, in any mode.
             config: Settings of both quantizers.
         """
-        layer = cls(**_arguments(conv), config=config)
-        for name, parameter in conv.named_parameters():
-            layer.register_parameter(name, parameter)
-        for quantizer in (layer.act_quantizer, layer.weight_quantizer):
-            quantizer.to(conv.weight.device)
-        return layer.train(conv.training)
+        quantized = _in_class(layer, cls)
+        quantized._add_quantizers(config)
+        for quantizer in (quantized.act_quantizer,
+                          quantized.weight_quantizer):
+            quantizer.to(quantized.weight.device)
+        return quantized.train(layer.training)
 
-    def to_conv2d(self) -> nn.Conv2d:
-        """Make a plain convolution with the quantized weight.
+    def to_float(self) -> nn.Module:
+        """Make a layer of :attr:`float_class` with the quantized weight.
 
         The input is not quantized any more: apply ``act_quantizer`` before.
         """
-        conv = nn.Conv2d(**_arguments(self))
-        conv.weight = nn.Parameter(self.quantized_weight().detach())
-        conv.bias = self.bias
-        return conv.train(self.training)
+        weight = self.quantized_weight().detach()
+        layer = _in_class(self, self.float_class)
+        del layer.act_quantizer, layer.weight_quantizer, layer._kept
+        layer.weight = nn.Parameter(weight)
+        return layer
 
     def quantized_weight(self) -> Tensor:
-        """Quantize the weight, shape (out, in / groups, height, width).
+        """Quantize the weight, any shape.
 
         In eval mode without gradients the result is kept until a parameter
         changes in place or :meth:`train` is called, in either direction.
@@ -71,15 +85,10 @@ class LCQConv2d(nn.Conv2d):
             self._kept = key, self.weight_quantizer(self.weight)
         return self._kept[1]
 
-    def train(self, mode: bool = True) -> 'LCQConv2d':
+    def train(self, mode: bool = True) -> 'QuantizedLayer':
         """Set the mode, and forget the quantized weight."""
         self._kept = None
         return super().train(mode)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x``, shape (batch, in, height, width)."""
-        return self._conv_forward(
-            self.act_quantizer(x), self.quantized_weight(), self.bias)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         # A checkpoint that says nothing of packing has the weight in float.
@@ -93,29 +102,45 @@ class LCQConv2d(nn.Conv2d):
             '_parameters', {}) and getattr(self, name) is not value
         if replaces and hasattr(self, 'weight_quantizer'):
             raise RuntimeError(
-                f'the {name} of an LCQ convolution cannot be replaced: its '
+                f'the {name} of a quantized layer cannot be replaced: its '
                 'quantizer was learned for it. Fusing batch normalization '
                 '(--fuse-conv-bn, fuse_conv_bn) is not supported; change '
                 'values in place')
         super().__setattr__(name, value)
 
 
-def lcq_layers(model: nn.Module) -> Iterator[Tuple[str, LCQConv2d]]:
+class LCQConv2d(QuantizedLayer, nn.Conv2d):
+    """Convolve a quantized input with a quantized weight."""
+    float_class = nn.Conv2d
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x``, shape (batch, in, height, width)."""
+        return self._conv_forward(
+            self.act_quantizer(x), self.quantized_weight(), self.bias)
+
+
+class LCQLinear(QuantizedLayer, nn.Linear):
+    """Multiply a quantized input by a quantized weight."""
+    float_class = nn.Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x``, shape (..., in), to shape (..., out)."""
+        return F.linear(
+            self.act_quantizer(x), self.quantized_weight(), self.bias)
+
+
+def lcq_layers(model: nn.Module) -> Iterator[Tuple[str, QuantizedLayer]]:
     """Iterate over the quantized layers and their qualified names."""
     for name, module in model.named_modules():
-        if isinstance(module, LCQConv2d):
+        if isinstance(module, QuantizedLayer):
             yield name, module
 
 
-def _arguments(conv: nn.Conv2d) -> Dict[str, Any]:
-    return dict(
-        in_channels=conv.in_channels,
-        out_channels=conv.out_channels,
-        kernel_size=conv.kernel_size,
-        stride=conv.stride,
-        padding=conv.padding,
-        dilation=conv.dilation,
-        groups=conv.groups,
-        bias=conv.bias is not None,
-        padding_mode=conv.padding_mode,
-        device='meta')
+def _in_class(layer: nn.Module, cls: Type[_Layer]) -> _Layer:
+    """Copy a layer into another class; parameters and children are shared."""
+    copied = cls.__new__(cls)
+    copied.__dict__.update({
+        key: value.copy() if isinstance(value, (dict, set)) else value
+        for key, value in layer.__dict__.items()
+    })
+    return copied

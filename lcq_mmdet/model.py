@@ -1,6 +1,8 @@
 """From a config of a float detector to a quantized one."""
 import copy
-from typing import Optional
+import difflib
+import inspect
+from typing import Any, Mapping, Optional
 
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -9,6 +11,7 @@ from torch import nn
 from lcq_mmdet.config import QuantizerConfig
 from lcq_mmdet.convert import convert_
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.options import check_options
 
 #: Learning rate and decay of the quantizers beside the weights'.
 CUSTOM_KEYS = {
@@ -16,12 +19,13 @@ CUSTOM_KEYS = {
     '_quantizer.theta': dict(lr_mult=10., decay_mult=0.),
 }
 _QUANTIZATION_KEYS = (
-    'bits', 'modules', 'first_layer_bits', 'exclude', 'overrides',
-    'frozen_stages', 'norm_eval', *QuantizerConfig.__dataclass_fields__)
+    'bits', 'modules', 'first_layer_bits', 'last_layer_bits', 'exclude',
+    'overrides', 'frozen_stages', 'norm_eval',
+    *QuantizerConfig.__dataclass_fields__)
 
 
 @MODELS.register_module()
-def LCQModel(float_type: str,
+def LCQModel(float_type: Optional[str] = None,
              frozen_stages: Optional[int] = -1,
              norm_eval: Optional[bool] = False,
              **cfg) -> nn.Module:
@@ -47,11 +51,10 @@ def LCQModel(float_type: str,
             :func:`~lcq_mmdet.convert_`.
     """
     options = {key: cfg.pop(key) for key in _QUANTIZATION_KEYS if key in cfg}
-    with MODELS.switch_scope_and_registry(None) as registry:
-        if registry.get(float_type) is None:
-            raise LCQError(
-                f'model.float_type={float_type!r}: no such model is '
-                f'registered in the scope {registry.scope!r}')
+    check_options(options)
+    _check_backbone_keys(dict(frozen_stages=frozen_stages,
+                              norm_eval=norm_eval))
+    _check_model_keys(float_type, cfg)
     keys = cfg.get('backbone', {})
     if frozen_stages is not None and 'frozen_stages' in keys:
         cfg['backbone'] = dict(keys, frozen_stages=frozen_stages)
@@ -61,6 +64,41 @@ def LCQModel(float_type: str,
         model.backbone.norm_eval = norm_eval
     convert_(model, **options)
     return model
+
+
+def _check_backbone_keys(keys: Mapping[str, Any]) -> None:
+    stages, norm_eval = keys.get('frozen_stages'), keys.get('norm_eval')
+    if stages is not None and (isinstance(stages, bool)
+                               or not isinstance(stages, int) or stages < -1):
+        raise LCQError(f'frozen_stages={stages!r}: must be an integer of -1 '
+                       'or more, or None')
+    if norm_eval is not None and not isinstance(norm_eval, bool):
+        raise LCQError(f'norm_eval={norm_eval!r}: must be True, False or '
+                       'None')
+
+
+def _check_model_keys(float_type: Optional[str],
+                      cfg: Mapping[str, Any]) -> None:
+    """Raise an ``LCQError`` for a type or a key that there is not."""
+    with MODELS.switch_scope_and_registry(None) as registry:
+        try:
+            known = registry.get(float_type)
+        except (RuntimeError, TypeError):
+            known = None
+        if not callable(known):
+            raise LCQError(
+                f'model.float_type={float_type!r}: no such model is '
+                f'registered in the scope {registry.scope!r}')
+    parameters = inspect.signature(known).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    options = ('float_type', *_QUANTIZATION_KEYS)
+    for key, value in cfg.items():
+        if key not in parameters:
+            close = difflib.get_close_matches(key, (*parameters, *options), 1)
+            raise LCQError(f'model.{key}={value!r}: no such option of '
+                           f'LCQModel or {float_type}' +
+                           (f'; did you mean {close[0]!r}?' if close else ''))
 
 
 def apply_lcq(cfg: Config, bits: Optional[int] = 4, **options) -> Config:
@@ -92,11 +130,12 @@ def apply_lcq(cfg: Config, bits: Optional[int] = 4, **options) -> Config:
                            f'are {", ".join(_QUANTIZATION_KEYS)}')
     if bits is not None:
         options['bits'] = bits
-    QuantizerConfig().updated({
+    check_options({
         key: value
         for key, value in options.items()
-        if key in ('bits', *QuantizerConfig.__dataclass_fields__)
+        if key not in ('frozen_stages', 'norm_eval')
     })
+    _check_backbone_keys(options)
 
     cfg = copy.deepcopy(cfg)
     if cfg.model.type == 'LCQModel':

@@ -11,7 +11,7 @@ from lcq_mmdet import LCQError, QuantizerConfig
     (dict(init='minmax'), "init='minmax': must be one of 'lloyd_max', 'mse'"),
     (dict(weight_norm=True), "weight_norm=True: must be one of 'std'"),
     (dict(num_intervals=1), 'num_intervals=1: must be an integer of 2'),
-    (dict(init_clip=0), 'init_clip=0: must be positive'),
+    (dict(init_clip=0), 'init_clip=0: must be a positive'),
     (dict(bit=4), 'bit=4: no such option; there are bits, weight_bits'),
 ])
 def test_mistake_is_named_in_one_line(options, message):

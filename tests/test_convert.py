@@ -17,11 +17,17 @@ def make_model():
                     stem=nn.Conv2d(3, 8, 3),
                     block=ConvModule(8, 8, 3, norm_cfg=dict(type='BN')),
                     wrapped=MMCVConv2d(8, 8, 1),
+                    depthwise=MMCVConv2d(8, 8, 3, groups=8),
                     standardized=ConvModule(
                         8, 8, 3, conv_cfg=dict(type='ConvWS')),
+                    offsets=ConvModule(8, 8, 3, conv_cfg=dict(type='DCNv2')),
+                    switched=ConvModule(8, 8, 3, conv_cfg=dict(type='SAC')),
                     spectral=ConvModule(8, 8, 3, with_spectral_norm=True),
                     up=nn.ConvTranspose2d(8, 8, 2),
-                    attention=nn.Linear(8, 8))),
+                    linear=nn.Linear(8, 8),
+                    attention=nn.MultiheadAttention(8, 2),
+                    cross=nn.MultiheadAttention(8, 2, kdim=4),
+                    table=nn.Embedding(8, 8))),
             neck=nn.ModuleDict(dict(lateral=nn.Conv2d(8, 8, 1))),
             head=nn.ModuleDict(dict(out=nn.Conv2d(8, 4, 1)))))
 
@@ -35,26 +41,51 @@ def bits_of(model):
 
 def test_exact_set_of_layers_is_replaced():
     summary = convert_(make_model())
-    assert summary.quantized == ('backbone.stem', 'backbone.block.conv',
-                                 'backbone.wrapped', 'neck.lateral')
+    assert summary.quantized == (
+        'backbone.stem', 'backbone.block.conv', 'backbone.wrapped',
+        'backbone.depthwise', 'backbone.standardized.conv',
+        'backbone.offsets.conv', 'backbone.offsets.conv.conv_offset',
+        'backbone.switched.conv.switch', 'backbone.switched.conv.pre_context',
+        'backbone.switched.conv.post_context', 'backbone.up',
+        'backbone.linear', 'neck.lateral')
+    attention = 'MultiheadAttention reads its weight past its forward'
     assert summary.left_float == {
-        'backbone.standardized.conv':
-        'ConvWS2d has a forward of its own',
-        'backbone.spectral.conv':
-        'its weight is computed by a hook',
-        'backbone.up':
-        'ConvTranspose2d is not a convolution that can be quantized',
-        'backbone.attention':
-        'Linear is not a convolution that can be quantized',
-        'head.out':
-        'not in modules',
+        'backbone.switched.conv': 'SAConv2d is of no kind that can be '
+        'quantized',
+        'backbone.spectral.conv': 'its weight is computed by a hook',
+        'backbone.attention.in_proj_weight': attention,
+        'backbone.attention.out_proj': attention,
+        'backbone.cross.q_proj_weight': attention,
+        'backbone.cross.k_proj_weight': attention,
+        'backbone.cross.v_proj_weight': attention,
+        'backbone.cross.out_proj': attention,
+        'head.out': 'not in modules',
     }
 
 
 def test_summary_prints_every_layer_left_in_float():
     summary = convert_(make_model())
-    assert '4 layers quantized, 5 left in float' in str(summary)
+    assert '13 layers quantized, 9 left in float' in str(summary)
     assert 'head.out' in str(summary)
+
+
+def test_model_without_backbone_and_neck_is_refused():
+    model = nn.ModuleDict(dict(stem=nn.Conv2d(3, 8, 3), fc=nn.Linear(8, 2)))
+    with pytest.raises(LCQError, match="to quantize, of 'stem', 'fc', or"):
+        convert_(model)
+    assert convert_(model, modules=['*']).quantized == ('stem', 'fc')
+
+
+def test_backbones_at_any_depth_are_quantized():
+    model = nn.ModuleDict(dict(student=make_model(), teacher=make_model()))
+    summary = convert_(model)
+    assert len(summary.quantized) == 26
+    assert {'student.head.out', 'teacher.head.out'} < summary.left_float.keys()
+
+
+def test_model_that_is_a_layer_is_refused():
+    with pytest.raises(LCQError, match='the model is this layer'):
+        convert_(nn.Conv2d(3, 8, 3), modules=['*'])
 
 
 def test_first_layer_has_bits_of_its_own():
@@ -127,7 +158,11 @@ def test_float_state_dict_keys_are_kept():
     (dict(overrides={'neck': dict(width=9)}),
      r"overrides\['neck'\].width=9: no such option"),
     (dict(modules='backbone'), "modules='backbone': must be a list"),
-    (dict(modules=['backbone.attention']), 'there is no convolution'),
+    (dict(modules=['backbone.attention']),
+     'no layer to quantize in them: MultiheadAttention reads'),
+    (dict(modules=[]), 'there is no layer to quantize in them: it is empty'),
+    (dict(modules=['neck'], exclude=['neck']), "excluded by 'neck'"),
+    (dict(overrides={'head': dict(bits=8)}), 'covers only layers that stay'),
     (dict(first_layer_bits=16), 'first_layer_bits=16: must be an integer'),
     (dict(colour='red'), "colour='red': no such option"),
 ])

@@ -33,6 +33,31 @@ def test_work_of_a_layer(layer, shape, expected):
     assert macs == {'layer': expected}
 
 
+@pytest.mark.parametrize('options, expected', [
+    (dict(), {'attention.in_proj_weight': 64 * (10 + 6 + 6)}),
+    (dict(kdim=4, vdim=2), {
+        'attention.q_proj_weight': 64 * 10,
+        'attention.k_proj_weight': 32 * 6,
+        'attention.v_proj_weight': 16 * 6
+    }),
+])
+def test_work_of_the_projections_of_attention(options, expected):
+    model = nn.Module()
+    model.attention = nn.MultiheadAttention(8, 2, **options)
+    key = torch.rand(3, 2, options.get('kdim', 8))
+    value = torch.rand(3, 2, options.get('vdim', 8))
+    with count_macs(model) as macs:
+        model.attention(torch.rand(5, 2, 8), key=key, value=value)
+    assert macs == {**expected, 'attention.out_proj': 64 * 10}
+
+
+def test_look_up_is_no_work():
+    model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 2))
+    with count_macs(model) as macs:
+        model(torch.tensor([1, 2]))
+    assert macs == {'1': 2 * 3 * 2}
+
+
 def test_shared_layer_counts_each_call_and_counting_ends():
     layer = nn.Linear(3, 3)
     model = nn.Sequential(OrderedDict(one=layer, act=nn.ReLU(), two=layer))

@@ -24,7 +24,7 @@ GEOMETRIES = {
 def make_layer(x=None, config=QuantizerConfig(), **geometry):
     geometry = geometry or dict(kernel_size=3)
     conv = nn.Conv2d(4, 8, **geometry)
-    layer = LCQConv2d.from_conv2d(conv, config)
+    layer = LCQConv2d.from_float(conv, config)
     x = torch.randn(2, 4, 9, 9) if x is None else x
     layer.act_quantizer.initialize_(x, signed=bool((x < 0).any()))
     layer.weight_quantizer.initialize_(layer.weight, signed=True)
@@ -39,9 +39,9 @@ def test_geometry_is_kept(geometry):
 
 
 @pytest.mark.parametrize('geometry', GEOMETRIES.values(), ids=GEOMETRIES)
-def test_to_conv2d_agrees_exactly(geometry):
+def test_to_float_agrees_exactly(geometry):
     _, layer, x = make_layer(**geometry)
-    plain = layer.to_conv2d()
+    plain = layer.to_float()
     assert type(plain) is nn.Conv2d
     assert torch.equal(plain(layer.act_quantizer(x)), layer(x))
     assert len(plain.weight.unique()) <= layer.weight_quantizer.num_levels

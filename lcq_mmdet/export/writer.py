@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lcq_mmdet.convert import lcq_layers
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.layers import LCQConv2d
+from lcq_mmdet.layers import QuantizedLayer
 from lcq_mmdet.version import __version__
 
 from .bits import pack_codes
@@ -95,7 +95,7 @@ def export_packed(model: nn.Module,
     return sizes
 
 
-def check_exportable(model: nn.Module) -> Dict[str, LCQConv2d]:
+def check_exportable(model: nn.Module) -> Dict[str, QuantizedLayer]:
     """Return the quantized layers, by name, of a model that can be packed.
 
     Raises:
@@ -141,7 +141,7 @@ def _halve(value: Tensor) -> Tuple[Tensor, Tensor]:
     return (half, half.float()) if fits else (value, value)
 
 
-def _pack(name: str, layer: LCQConv2d, tensors: State) -> PackedLayer:
+def _pack(name: str, layer: QuantizedLayer, tensors: State) -> PackedLayer:
     """Put codes and codebook in the place of a layer's float weight."""
     quantizer, weight = layer.weight_quantizer, layer.weight
     if quantizer.weight_norm == 'channel':

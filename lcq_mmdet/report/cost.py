@@ -1,14 +1,21 @@
 """What a detector costs on a device: work, bit operations and bytes."""
 from collections import Counter
-from contextlib import contextmanager
-from typing import Any, Iterator, Mapping, NamedTuple
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Dict, Iterator, Mapping, NamedTuple
 
 from torch import Tensor, nn
 
-from lcq_mmdet.convert import lcq_layers
-from lcq_mmdet.layers import LCQConv2d
+from lcq_mmdet.convert import lcq_layers, weighted_layers
+from lcq_mmdet.layers import QuantizedLayer
 
 _FLOAT_BITS = 32
+_PROJECTED = {
+    'in_proj_weight': ('query', 'key', 'value'),
+    'q_proj_weight': ('query', ),
+    'k_proj_weight': ('key', ),
+    'v_proj_weight': ('value', ),
+}
 
 
 class Cost(NamedTuple):
@@ -47,32 +54,43 @@ def cost(model: nn.Module, macs: Mapping[str, int], num_images: int) -> Cost:
 def count_macs(model: nn.Module) -> Iterator['Counter[str]']:
     """Count multiply-accumulates of forward passes by layer.
 
-    Counts layers that multiply by a weight matrix: convolutions of any kind
-    and linear layers. A shared layer counts each of its calls.
+    Counts layers that multiply by a weight matrix: convolutions of any kind,
+    linear layers and the projections of attention; of the latter not the
+    products of queries, keys and values. A shared layer counts each of its
+    calls.
 
     Yields:
         Numbers of multiply-accumulates by qualified name.
     """
     macs: 'Counter[str]' = Counter()
-    handles = []
-
-    def hook(name: str):
-
-        def count(module: Any, inputs, output) -> None:
-            transposed = getattr(module, 'transposed', False)
-            positions: Tensor = inputs[0] if transposed else output
-            macs[name] += positions.numel() * module.weight[0].numel()
-
-        return count
-
-    for name, module in model.named_modules():
-        if getattr(getattr(module, 'weight', None), 'ndim', 0) >= 2:
-            handles.append(module.register_forward_hook(hook(name)))
-    try:
+    with ExitStack() as stack:
+        for name, module in weighted_layers(model):
+            hook: Any = (
+                _count_projections if isinstance(
+                    module, nn.MultiheadAttention) else _count_layer)
+            handle = module.register_forward_hook(
+                partial(hook, macs, name), with_kwargs=True)
+            stack.callback(handle.remove)
         yield macs
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def _count_layer(macs: 'Counter[str]', name: str, module: Any, inputs: tuple,
+                 kwargs: Dict[str, Any], output: Tensor) -> None:
+    transposed = getattr(module, 'transposed', False)
+    positions: Tensor = inputs[0] if transposed else output
+    macs[name] += positions.numel() * module.weight[0].numel()
+
+
+def _count_projections(macs: 'Counter[str]', name: str, module: Any,
+                       inputs: tuple, kwargs: Dict[str, Any],
+                       output: tuple) -> None:
+    path, dot, key = name.rpartition('.')
+    projected = _PROJECTED[key]
+    given = dict(zip(_PROJECTED['in_proj_weight'], inputs), **kwargs)
+    macs[name] += module.embed_dim * sum(given[k].numel() for k in projected)
+    if 'query' in projected:
+        # Its forward is never called.
+        macs[f'{path}{dot}out_proj'] += module.embed_dim * output[0].numel()
 
 
 def quantized_share(model: nn.Module, macs: Mapping[str, int]) -> float:
@@ -104,13 +122,13 @@ def _bytes(model: nn.Module) -> int:
     left_out = set()
     total = 0
     for module in model.modules():
-        if isinstance(module, LCQConv2d):
+        if isinstance(module, QuantizedLayer):
             left_out.add(id(module.weight))
             weight, act = module.weight_quantizer, module.act_quantizer
             total += -(-module.weight.numel() * weight.bits // 8)
             total += 4 * (weight.num_levels + act.num_levels)
             if weight.weight_norm == 'channel':
-                total += 4 * module.out_channels
+                total += 4 * len(module.weight)
             for quantizer in (weight, act):
                 left_out.update(map(id, quantizer.state_dict(
                     keep_vars=True).values()))

@@ -5,7 +5,8 @@ from rich import box
 from rich.table import Table
 from torch import nn
 
-from lcq_mmdet.layers import LCQConv2d
+from lcq_mmdet.convert import weighted_layers
+from lcq_mmdet.layers import QuantizedLayer
 
 from .cost import quantized_share
 from .tables import render
@@ -39,9 +40,9 @@ def layer_table(model: nn.Module,
     table.add_column('left in float because',
                      f'of {total / num_images / 1e9:.3g} GMACs an image')
 
-    for name, module in model.named_modules():
+    for name, module in weighted_layers(model):
         part = f'{macs.get(name, 0) / total:.1%}' if total else ''
-        if isinstance(module, LCQConv2d):
+        if isinstance(module, QuantizedLayer):
             weight, act = module.weight_quantizer, module.act_quantizer
             known = act.is_initialized
             table.add_row(
