@@ -146,6 +146,8 @@ def _check(path: str, modules: Optional[Sequence[str]]) -> Row:
         return dict(status='no model', reason='it describes no model')
     _single_process()
     float_model = _try('does not build', _build, cfg)
+    # Some layers are built without values.
+    _try('does not start', float_model.init_weights)
     run, mode, size = _runner_of(float_model)
 
     quantized = apply_lcq(cfg, bits=_BITS, modules=modules)
