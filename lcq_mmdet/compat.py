@@ -1,10 +1,11 @@
 """What the supported torch and mmengine versions need from us, and why."""
 import pickle
-from typing import Callable
+from typing import Any, Callable, Union
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
 _METHODS = {
@@ -18,6 +19,22 @@ def _method(owner: type, name: str) -> Callable:
     if name in _METHODS.get(owner, ()):
         return getattr(owner, name)
     raise pickle.UnpicklingError(f'{owner}.{name} is not allowed')
+
+
+def plain_param_groups_(
+        wrapper: Union[OptimWrapper, OptimWrapperDict]) -> None:
+    """Turn an optimizer's parameter groups into plain dictionaries, in place.
+
+    With settings of their own, mmengine makes them of its ``ConfigDict``,
+    which ``torch.compile`` (seen with torch 2.13) cannot trace.
+    """
+    wrappers: Any = (
+        wrapper.values()
+        if isinstance(wrapper, OptimWrapperDict) else [wrapper])
+    for one in wrappers:
+        one.optimizer.param_groups = [
+            dict(group) for group in one.optimizer.param_groups
+        ]
 
 
 def allow_checkpoint_globals() -> None:

@@ -2,10 +2,10 @@
 import copy
 import difflib
 import inspect
-from typing import Any, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional
 
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, OPTIMIZERS
 from torch import nn
 
 from lcq_mmdet.config import QuantizerConfig
@@ -58,6 +58,9 @@ def LCQModel(float_type: Optional[str] = None,
     keys = cfg.get('backbone', {})
     if frozen_stages is not None and 'frozen_stages' in keys:
         cfg['backbone'] = dict(keys, frozen_stages=frozen_stages)
+        if frozen_stages == -1:
+            # No backbone freezes any by default, and not all call that -1.
+            del cfg['backbone']['frozen_stages']
     model = MODELS.build(dict(type=float_type, **cfg))
     if norm_eval is not None and hasattr(
             getattr(model, 'backbone', None), 'norm_eval'):
@@ -152,11 +155,23 @@ def apply_lcq(cfg: Config, bits: Optional[int] = 4, **options) -> Config:
                 default_hooks=dict(lcq=dict(type='LCQHook')),
                 optim_wrapper=dict(
                     paramwise_cfg=dict(custom_keys=CUSTOM_KEYS))))
+        _state_decay_(cfg.optim_wrapper.get('optimizer'))
     imports = cfg.setdefault(
         'custom_imports', dict(imports=[], allow_failed_imports=False))
     if 'lcq_mmdet' not in imports['imports']:
         imports['imports'] = [*imports['imports'], 'lcq_mmdet']
     return cfg
+
+
+def _state_decay_(optimizer: Optional[Dict[str, Any]]) -> None:
+    """Write down the default weight decay, which mmengine cannot multiply."""
+    if optimizer is None or 'weight_decay' in optimizer:
+        return
+    with OPTIMIZERS.switch_scope_and_registry(None) as registry:
+        known = registry.get(optimizer.get('type', ''))
+    parameter = inspect.signature(known).parameters.get('weight_decay')
+    if parameter is not None:
+        optimizer['weight_decay'] = parameter.default
 
 
 def float_config(cfg: Config) -> Config:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from training import assert_equal_states, make_config, state_of, train
 
 ROOT = Path(__file__).parents[1]
 # A rank that does without the GPU that mmengine's launcher asks for, takes few
@@ -54,6 +55,19 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def launch(arguments, folder):
+    """Start two processes of the folder's rank.py."""
+    return subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node',
+         '2', '--master-addr', '127.0.0.1', '--master-port',
+         str(free_port()), 'rank.py', *arguments],
+        cwd=folder,
+        env=dict(os.environ, OMP_NUM_THREADS='1'),
+        capture_output=True,
+        text=True,
+        timeout=200)
+
+
 def test_two_ranks_learn_the_same_and_write_one_report(
         tiny_config, float_checkpoint, tmp_path):
     tiny_config.pop('work_dir')
@@ -73,17 +87,9 @@ def test_two_ranks_learn_the_same_and_write_one_report(
     })
     tiny_config.dump(tmp_path / 'tiny.py')
     (tmp_path / 'rank.py').write_text(RANK)
-    result = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node',
-         '2', '--master-addr', '127.0.0.1', '--master-port',
-         str(free_port()), 'rank.py', str(ROOT / 'tools' / 'sweep.py'),
-         'tiny.py', '--bits', '4', '--work-dir', 'sweep', '--launcher',
-         'pytorch'],
-        cwd=tmp_path,
-        env=dict(os.environ, OMP_NUM_THREADS='1'),
-        capture_output=True,
-        text=True,
-        timeout=200)
+    result = launch(
+        [str(ROOT / 'tools' / 'sweep.py'), 'tiny.py', '--bits', '4',
+         '--work-dir', 'sweep', '--launcher', 'pytorch'], tmp_path)
     assert result.returncode == 0, result.stderr[-5000:]
 
     folder = tmp_path / 'sweep'
@@ -111,3 +117,52 @@ def test_two_ranks_learn_the_same_and_write_one_report(
     assert written.count('sweep.json') == 1 and written.count('row.json') == 3
     assert (folder / 'levels.png').stat().st_size > 10000
     assert list(folder.glob('lcq_w4a4_seed0/*/vis_data/scalars.json'))
+
+
+# Training of the tiny classifier on one rank, which notes its weights.
+CLASSIFIER = '''
+import os
+import sys
+
+import torch
+
+sys.path.insert(0, sys.argv[1])
+from training import make_config, train
+
+rank, world = os.environ['RANK'], int(os.environ['WORLD_SIZE'])
+torch.cuda.set_device = lambda device: None
+cfg = make_config(
+    'ranks', load_from='calibrated.pth', launcher='pytorch',
+    env_cfg=dict(dist_cfg=dict(backend='gloo', timeout=60)),
+    model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None),
+    **{
+        'model.batch_norm': False,
+        'train_dataloader.batch_size': 8 // world
+    })
+runner = train(cfg)
+assert runner.world_size == 2
+torch.save(runner.model.module.state_dict(), f'rank_{rank}.pth')
+'''
+
+
+def test_two_ranks_learn_what_one_does_with_the_same_batch(tmp_path):
+    no_norm = {'model.batch_norm': False}
+    calibrated = make_config(tmp_path / 'calibrated', **no_norm, **{
+        'optim_wrapper.optimizer.lr': 0.,
+        'train_cfg.max_epochs': 1
+    })
+    train(calibrated)
+    os.rename(tmp_path / 'calibrated/epoch_1.pth', tmp_path / 'calibrated.pth')
+    runner = train(make_config(
+        tmp_path / 'one', load_from=str(tmp_path / 'calibrated.pth'),
+        **no_norm))
+    (tmp_path / 'rank.py').write_text(CLASSIFIER)
+    result = launch([str(Path(__file__).parent)], tmp_path)
+    assert result.returncode == 0, result.stderr[-5000:]
+    states = [torch.load(tmp_path / f'rank_{rank}.pth') for rank in range(2)]
+    assert_equal_states(*states)
+    start = state_of(tmp_path / 'calibrated.pth')
+    assert not torch.equal(states[0]['fc.weight'], start['fc.weight'])
+    # Sums in another order; a value near a border may take the other level.
+    assert_equal_states(states[0], runner.model.state_dict(), rtol=1e-3,
+                        atol=1e-5)

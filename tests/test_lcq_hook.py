@@ -212,9 +212,9 @@ def test_quantizer_outside_the_optimizer_is_named(lcq_config):
 def test_diverged_clip_stops_training(value):
     layer = LCQConv2d(3, 4, 3)
     layer.act_quantizer.clip.data.fill_(value)
-    runner = Mock(model=torch.nn.Sequential(layer), iter=49)
+    runner = Mock(model=torch.nn.Sequential(layer), iter=49, hooks=[])
     hook = LCQHook(check_interval=50)
-    with pytest.raises(RuntimeError, match='0.act_quantizer.clip=') as info:
+    with pytest.raises(LCQError, match='0.act_quantizer.clip=') as info:
         hook.after_train_iter(runner, 49)
     assert 'after iteration 50' in str(info.value)
 

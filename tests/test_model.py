@@ -1,6 +1,7 @@
 import pytest
 from mmdet.models import RetinaNet
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 from lcq_mmdet import LCQError, apply_lcq
@@ -77,6 +78,26 @@ def test_apply_lcq_does_not_change_its_argument(tiny_config):
     before = tiny_config.to_dict()
     apply_lcq(tiny_config)
     assert tiny_config.to_dict() == before
+
+
+@pytest.mark.parametrize('optimizer, decay', [
+    (dict(type='SGD', lr=0.1), 0),
+    (dict(type='AdamW', lr=0.1), 0.01),
+    (dict(type='AdamW', lr=0.1, weight_decay=0.3), 0.3),
+])
+def test_decay_of_quantizers_is_none_whatever_the_optimizer(
+        tiny_config, optimizer, decay):
+    tiny_config.optim_wrapper.optimizer = optimizer
+    cfg = apply_lcq(tiny_config)
+    assert tiny_config.optim_wrapper.optimizer == optimizer
+    model = build(cfg.model)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
+    decays = {id(p): group['weight_decay'] for group in groups
+              for p in group['params']}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert decays[id(parameter)] == (
+                0 if '_quantizer.' in name else decay), name
 
 
 def test_apply_lcq_again_changes_what_is_given(lcq_config):

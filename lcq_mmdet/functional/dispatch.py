@@ -32,6 +32,8 @@ def lcq_quantize(x: Tensor,
     if offset is not None:
         check_offset(signed)
     kernel = KERNELS.get(x.device.type, lcq_quantize_reference)
-    if x.dtype == torch.float64 or not x.numel():
+    # What is compiled is made fast there, and cannot look into all kernels.
+    if (x.dtype == torch.float64 or not x.numel()
+            or torch.compiler.is_compiling()):
         kernel = lcq_quantize_reference
     return kernel(x, clip, theta, bits, signed, offset)

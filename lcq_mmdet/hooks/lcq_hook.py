@@ -14,11 +14,14 @@ from torch.utils.data import DataLoader, Subset
 from lcq_mmdet.calibration import (check_reached, fixed_random_state,
                                    initialize_, observe)
 from lcq_mmdet.checkpoint import KeyMatch, match_keys, packed_layers, some
+from lcq_mmdet.compat import plain_param_groups_
 from lcq_mmdet.convert import lcq_layers, unwrap
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantizer import LCQQuantizer
 from lcq_mmdet.report.cost import count_macs
 from lcq_mmdet.report.layers import layer_table
+
+from .convergence import check_converging, is_saved_now
 
 _SEED = 0
 
@@ -38,8 +41,9 @@ class LCQHook(Hook):
         num_batches: Training batches to calibrate on, 1 or more.
         require_float: Whether to stop a run that does not start from a
             checkpoint which has all of the quantized modules.
-        check_interval: Iterations between checks that all clips are finite
-            and positive.
+        check_interval: Iterations between checks that the loss and all
+            quantized layers are finite and all clips positive; that is also
+            checked before each checkpoint.
 
     Raises:
         LCQError: If ``num_batches`` or ``check_interval`` is not positive.
@@ -85,6 +89,8 @@ class LCQHook(Hook):
         ])
         self._check_float(model)
         in_optimizer = self._check_optimizer(runner, model)
+        if runner.cfg.get('compile'):
+            plain_param_groups_(runner.optim_wrapper)
         calibrated = self._calibrate(runner, model)
         runner.logger.info('\n'.join([
             'LCQ: the run was checked',
@@ -111,18 +117,14 @@ class LCQHook(Hook):
                          batch_idx: int,
                          data_batch=None,
                          outputs=None) -> None:
-        """Stop when a clip is not finite and positive any more."""
-        if not self.every_n_train_iters(runner, self.check_interval):
-            return
-        quantizers = dict(_quantizers(unwrap(runner.model)))
-        clips = torch.stack([q.clip.detach() for q in quantizers.values()])
-        for name, clip in zip(quantizers, clips.tolist()):
-            if not 0 < clip < float('inf'):
-                raise RuntimeError(
-                    f'{name}.clip={clip:g} after iteration {runner.iter + 1}: '
-                    'training diverges; lower the learning rate, or that of '
-                    "'_quantizer.clip' in optim_wrapper.paramwise_cfg."
-                    'custom_keys')
+        """Stop when training has diverged, before a checkpoint is written."""
+        if (self.every_n_train_iters(runner, self.check_interval)
+                or is_saved_now(self, runner)):
+            check_converging(runner, runner.iter + 1, outputs)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Stop when training has diverged, before a checkpoint is written."""
+        check_converging(runner, runner.iter)
 
     def _prepare_evaluation(self, runner: Runner) -> None:
         model = unwrap(runner.model)
@@ -232,7 +234,7 @@ def _forward_batches(runner: Runner, model: nn.Module, num_batches: int,
         if show_progress and is_main_process() else None)
     for batch in batches:
         data = model.data_preprocessor(batch, False)  # type: ignore
-        model(**data, mode='tensor')
+        model._run_forward(data, mode='tensor')  # type: ignore
         if bar:
             bar.update()
     if bar:

@@ -30,6 +30,8 @@ ROOT = osp.join(osp.dirname(mmdet.__file__), '.mim')
 #: Height and width of the images to try, the odd ones first.
 SIZES = ((75, 107), (128, 128), (320, 320))
 _BITS = 4
+# At most so many go on to second stages, which would outweigh all else.
+_PROPOSALS = 20
 # Keys by which a model fetches weights while it is built.
 _WEIGHTS = ('init_cfg', 'pretrained', 'teacher_ckpt')
 
@@ -146,9 +148,11 @@ def _check(path: str, modules: Optional[Sequence[str]]) -> Row:
         return dict(status='no model', reason='it describes no model')
     _single_process()
     float_model = _try('does not build', _build, cfg)
+    # Some layers are built without values.
+    _try('does not start', float_model.init_weights)
     run, mode, size = _runner_of(float_model)
 
-    quantized = apply_lcq(cfg, bits=_BITS, modules=modules)
+    quantized = apply_lcq(cfg, bits=_BITS, modules=modules, init='mse')
     model = _build(quantized)
     match = model.load_state_dict(float_model.state_dict(), strict=False)
     wrong = [key for key in match.missing_keys if '_quantizer.' not in key]
@@ -208,6 +212,8 @@ def _without_weights(cfg: Any) -> Any:
         for key in cfg:
             cfg[key] = (None
                         if key in _WEIGHTS else _without_weights(cfg[key]))
+        if 'max_per_img' in cfg:
+            cfg['max_per_img'] = min(cfg['max_per_img'], _PROPOSALS)
     elif isinstance(cfg, list):
         cfg[:] = map(_without_weights, cfg)
     return cfg

@@ -1,0 +1,16 @@
+_base_ = './resnet18_float.py'
+custom_imports = dict(
+    imports=['stripes', 'lcq_mmdet'], allow_failed_imports=False)
+model = dict(
+    type='LCQModel',
+    float_type=_base_.model.type,
+    bits=2,
+    modules=['backbone', 'head'])
+default_hooks = dict(lcq=dict(type='LCQHook'))
+optim_wrapper = dict(
+    paramwise_cfg=dict(
+        custom_keys={
+            '_quantizer.': dict(decay_mult=0),
+            '_quantizer.theta': dict(lr_mult=10, decay_mult=0)
+        }))
+load_from = 'work_dirs/resnet18_float/epoch_6.pth'
