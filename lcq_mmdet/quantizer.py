@@ -6,11 +6,11 @@ from mmengine.dist import broadcast
 from torch import Tensor, nn
 
 from lcq_mmdet.config import QuantizerConfig
-from lcq_mmdet.functional import (compress, lcq_quantize, levels,
-                                  lloyd_max_init, lowest_level, mse_init,
-                                  num_steps, sample_stride)
+from lcq_mmdet.functional import (MIN_DEVIATION, compress, deviation,
+                                  lcq_quantize, levels, lloyd_max_init,
+                                  lowest_level, mse_init, num_steps,
+                                  sample_stride)
 
-_MIN_STD = 1e-5
 _MAX_SAMPLES = 2**16
 
 
@@ -111,11 +111,11 @@ class LCQQuantizer(nn.Module):
         if self.weight_norm == 'none':
             return x.new_ones(())
         if self.weight_norm != 'channel':
-            return x.std(correction=0).clamp(min=_MIN_STD)
+            return deviation(x)
         dim = tuple(range(1, x.dim()))
         std = x.std(dim, correction=0, keepdim=True)
-        magnitude = x.abs().amax(dim, keepdim=True).clamp(min=_MIN_STD)
-        return torch.where(std > _MIN_STD, std, magnitude)
+        magnitude = x.abs().amax(dim, keepdim=True).clamp(min=MIN_DEVIATION)
+        return torch.where(std > MIN_DEVIATION, std, magnitude)
 
     def center(self, x: Tensor) -> Tensor:
         """Subtract the mean where the settings ask for it."""
@@ -219,7 +219,7 @@ class LCQQuantizer(nn.Module):
             gives.
         """
         scale = self.scale(x)
-        return self._quantize(x / scale, self.clip, self.offset), scale
+        return self._quantize(x / scale), scale
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape and floating dtype.
@@ -245,21 +245,16 @@ class LCQQuantizer(nn.Module):
         if self.weight_norm == 'channel':
             values, scale = self.factors(x)
             return scale * values
-        if self.weight_norm == 'none':
-            return self._quantize(x, self.clip, self.offset)
         # std(w) Q(w / std(w); clip) is Q(w; clip std(w)).
-        scale = self.scale(x)
-        return self._quantize(
-            x, self.clip * scale,
-            None if self.offset is None else self.offset * scale)
+        return self._quantize(x, normalized=self.weight_norm != 'none')
 
-    def _quantize(self, x: Tensor, clip: Tensor,
-                  offset: Optional[Tensor]) -> Tensor:
-        if offset is not None and not self.is_signed:
+    def _quantize(self, x: Tensor, normalized: bool = False) -> Tensor:
+        clip, offset = self.clip, self.lowest
+        if self.offset is not None and offset is None:
             # DDP waits for a gradient of every parameter.
-            clip, offset = clip + 0 * offset, None
-        return lcq_quantize(x, clip, self.theta, self.bits,
-                            self.is_symmetric, offset)
+            clip = torch.add(clip, self.offset, alpha=0)
+        return lcq_quantize(x, clip, self.theta, self.bits, self.is_symmetric,
+                            offset, normalized)
 
     def extra_repr(self) -> str:
         """Show bits, signedness and number of levels."""

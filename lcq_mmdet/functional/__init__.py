@@ -1,14 +1,14 @@
-from .companding import (check_bits, check_offset, compress, expand,
-                         lcq_quantize_reference, levels, num_steps,
-                         slopes_and_knots)
+from .companding import (MIN_DEVIATION, check_bits, check_offset, compress,
+                         deviation, expand, lcq_quantize_reference, levels,
+                         num_steps, slopes_and_knots)
 from .dispatch import KERNELS, lcq_quantize
 from .initialization import (lloyd_max_init, lowest_level, mse_init,
                              quantization_error)
 from .sampling import sample_stride
 
 __all__ = [
-    'KERNELS', 'check_bits', 'check_offset', 'compress', 'expand',
-    'lcq_quantize', 'lcq_quantize_reference', 'levels', 'lloyd_max_init',
+    'KERNELS', 'MIN_DEVIATION', 'check_bits', 'check_offset', 'compress',
+    'deviation', 'expand', 'lcq_quantize', 'lcq_quantize_reference', 'levels', 'lloyd_max_init',
     'lowest_level', 'mse_init', 'num_steps', 'quantization_error',
     'sample_stride', 'slopes_and_knots'
 ]

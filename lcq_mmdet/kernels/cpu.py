@@ -33,19 +33,19 @@ def _use_threads_of_torch() -> None:
 class _Quantize(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, x, clip, theta, bits, signed, offset):
+    def forward(ctx, x, clip, theta, bits, signed, offset, normalized):
         # empty_like is dense for every input, and x takes on its strides.
         y = torch.empty_like(x, dtype=torch.float32)
-        ctx.scalars = [
+        scalars = [
             np.float32(0 if value is None else value.item())
             for value in (clip, offset)
         ]
-        ctx.signed = signed
         _use_threads_of_torch()
-        ctx.tables = cpu_loops.forward(
+        ctx.found = cpu_loops.forward(
             _flat(_dense_float(x, y)), _flat(y),
-            theta.float().softmax(0).numpy(), *ctx.scalars,
-            num_steps(bits, signed), signed)
+            theta.float().softmax(0).numpy(), *scalars,
+            num_steps(bits, signed), signed, normalized)
+        ctx.options = signed, normalized
         ctx.save_for_backward(x, clip, theta, offset)
         return y.to(x.dtype)
 
@@ -59,10 +59,10 @@ class _Quantize(torch.autograd.Function):
             torch.from_numpy,
             cpu_loops.backward(
                 _flat(_dense_float(x, dx)), _flat(_dense_float(grad, dx)),
-                _flat(dx), *ctx.scalars, ctx.tables, ctx.signed))
+                _flat(dx), *ctx.found, *ctx.options))
         return (dx.to(x.dtype), grad_clip.to(clip.dtype),
                 grad_theta.to(theta.dtype), None, None,
-                None if offset is None else grad_offset.to(offset.dtype))
+                None if offset is None else grad_offset.to(offset.dtype), None)
 
 
 def lcq_quantize_cpu(x: Tensor,
@@ -70,9 +70,10 @@ def lcq_quantize_cpu(x: Tensor,
                      theta: Tensor,
                      bits: int,
                      signed: bool,
-                     offset: Optional[Tensor] = None) -> Tensor:
+                     offset: Optional[Tensor] = None,
+                     normalized: bool = False) -> Tensor:
     """Quantize on the CPU for :func:`~lcq_mmdet.functional.lcq_quantize`.
 
     Same arguments, result and gradients.
     """
-    return _Quantize.apply(x, clip, theta, bits, signed, offset)
+    return _Quantize.apply(x, clip, theta, bits, signed, offset, normalized)

@@ -7,8 +7,12 @@ Short loops over small buffers, because these the compiler vectorizes. It
 gathers nothing: a code is the number of thresholds at or below the value, so
 a few comparisons find it.
 """
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit, prange
+
+from lcq_mmdet.functional import MIN_DEVIATION
 
 from .cpu_tables import (GROUP, Tables, code_in, interval_of, make_tables)
 
@@ -17,8 +21,21 @@ _TILE = 512
 _TILES = 16
 _MAX_CHUNKS = 64
 _LANES = 4
-#: A weight of no deviation is in units of this.
-MIN_DEVIATION = 1e-5
+
+
+class Scaled(NamedTuple):
+    """A quantizer in units of its values, and what the scale follows from.
+
+    Attributes:
+        clip: The clip times the unit.
+        offset: The offset times the unit.
+        unit: Standard deviation of the values, or 1.
+        mean: Mean of the values, where they are normalized.
+    """
+    clip: np.float32
+    offset: np.float32
+    unit: np.float32
+    mean: float
 
 
 @njit(inline='always')
@@ -88,8 +105,33 @@ def _forward_chunks(x, y, clip, offset, tables, outputs, signed):
         _forward_chunk(x[part], y[part], clip, offset, tables, outputs, signed)
 
 
+# Sums in any order: these are the loops that need it to be vectorized.
+@njit(cache=True, fastmath={'reassoc'})
+def _power_sums(x, shift):
+    first, second = 0., 0.
+    for n in range(len(x)):
+        value = np.float64(x[n]) - shift
+        first += value
+        second += value * value
+    return first, second
+
+
+@njit(parallel=True, cache=True)
+def _normalize(x, clip, offset):
+    """Measure clip and offset in units of the deviation of ``x``."""
+    chunk = _chunk_size(len(x))
+    sums = np.zeros((_num_chunks(len(x)), 2))
+    shift = np.float64(x[0])
+    for b in prange(len(sums)):
+        sums[b] = _power_sums(x[b * chunk:(b + 1) * chunk], shift)
+    mean, square = sums.sum(0) / len(x)
+    deviation = np.float32(np.sqrt(max(square - mean * mean, 0.)))
+    unit = max(deviation, np.float32(MIN_DEVIATION))
+    return Scaled(clip * unit, offset * unit, unit, shift + mean)
+
+
 @njit(cache=True, error_model='numpy')
-def forward(x, y, heights, clip, offset, s, signed):
+def forward(x, y, heights, clip, offset, s, signed, normalized):
     """Quantize ``x`` into ``y``, float32, shape (N) each.
 
     Args:
@@ -99,11 +141,15 @@ def forward(x, y, heights, clip, offset, s, signed):
     Returns:
         What :func:`backward` needs.
     """
+    scaled = Scaled(clip, offset, np.float32(1), 0.)
+    if normalized:
+        scaled = _normalize(x, clip, offset)
+    clip, offset = scaled.clip, scaled.offset
     tables = make_tables(heights, s, clip)
     outputs = np.zeros(s + GROUP, np.float32)
     outputs[:s + 1] = offset + clip * tables.levels
     _forward_chunks(x, y, clip, offset, tables, outputs, signed)
-    return tables
+    return tables, scaled
 
 
 @njit(cache=True, error_model='numpy')
@@ -179,20 +225,36 @@ def _backward_chunks(x, dy, dx, clip, offset, tables, signed):
     return sums
 
 
+@njit(parallel=True, cache=True)
+def _add_deviations(x, dx, mean, factor):
+    chunk = _chunk_size(len(x))
+    for b in prange(_num_chunks(len(x))):
+        for n in range(b * chunk, min((b + 1) * chunk, len(x))):
+            dx[n] += factor * (x[n] - mean)
+
+
 @njit(cache=True, error_model='numpy')
-def backward(x, dy, dx, clip, offset, tables, signed):
+def backward(x, dy, dx, tables, scaled, signed, normalized):
     """Write the gradient of ``x``, all float32, shape (N) each.
 
     Returns:
         Gradients of theta, clip and offset, float32, shapes (K), () and ().
     """
+    clip, offset, unit, mean = scaled
     sums = _backward_chunks(x, dy, dx, clip, offset, tables, signed).sum(0)
     grad_clip, grad_theta = _parameter_gradients(sums, clip, tables)
+    grad_offset = sums[-2, 0] + sums[-1, 0]
+    if normalized:
+        # The deviation has the gradient (x - mean) / (N deviation).
+        grad_unit = grad_clip * clip + grad_offset * offset
+        if unit > np.float32(MIN_DEVIATION):
+            _add_deviations(x, dx, np.float32(mean),
+                            np.float32(grad_unit / unit / unit / len(x)))
     grads = (np.empty(len(grad_theta), np.float32), np.empty((), np.float32),
              np.empty((), np.float32))
     grads[0][:] = grad_theta
-    grads[1][()] = grad_clip
-    grads[2][()] = sums[-2, 0] + sums[-1, 0]
+    grads[1][()] = grad_clip * unit
+    grads[2][()] = grad_offset * unit
     return grads
 
 
