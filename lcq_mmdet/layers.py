@@ -1,10 +1,11 @@
 """The quantized convolution, from a float one and back to it."""
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from lcq_mmdet.config import QuantizerConfig
+from lcq_mmdet.kept import KeptWeight
 from lcq_mmdet.quantizer import LCQQuantizer
 
 
@@ -27,7 +28,7 @@ class LCQConv2d(nn.Conv2d):
         super().__init__(*args, **kwargs)
         self.act_quantizer = LCQQuantizer(config, is_weight=False)
         self.weight_quantizer = LCQQuantizer(config, is_weight=True)
-        self._kept: Optional[Tuple[tuple, Tensor]] = None
+        self._kept = KeptWeight()
 
     @classmethod
     def from_conv2d(cls, conv: nn.Conv2d,
@@ -58,22 +59,15 @@ class LCQConv2d(nn.Conv2d):
     def quantized_weight(self) -> Tensor:
         """Quantize the weight, shape (out, in / groups, height, width).
 
-        In eval mode without gradients the result is kept until a parameter
+        Calls share the result until a backward pass reaches it, a parameter
         changes in place or :meth:`train` is called, in either direction.
         """
-        if (self.training or torch.is_grad_enabled()
-                or torch.compiler.is_compiling()):
-            return self.weight_quantizer(self.weight)
-        state = (self.weight, *self.weight_quantizer.state_dict().values())
-        key = (self.weight_quantizer.bypass,
-               *((t.data_ptr(), t._version) for t in state))
-        if self._kept is None or self._kept[0] != key:
-            self._kept = key, self.weight_quantizer(self.weight)
-        return self._kept[1]
+        return self._kept.get(self.weight_quantizer, self.weight,
+                              self.training)
 
     def train(self, mode: bool = True) -> 'LCQConv2d':
         """Set the mode, and forget the quantized weight."""
-        self._kept = None
+        self._kept.forget()
         return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,7 +14,10 @@ from . import cpu_loops
 
 def _flat(x: Tensor) -> np.ndarray:
     """View a dense tensor, whatever its memory format, as one dimension."""
-    return x.detach().as_strided((x.numel(), ), (1, )).numpy()
+    x = x.detach()
+    if x.is_contiguous():
+        return x.view(-1).numpy()
+    return x.as_strided((x.numel(), ), (1, )).numpy()
 
 
 def _dense_float(x: Tensor, dense: Tensor) -> Tensor:
@@ -46,23 +49,27 @@ class _Quantize(torch.autograd.Function):
             theta.float().softmax(0).numpy(), *scalars,
             num_steps(bits, signed), signed, normalized)
         ctx.options = signed, normalized
-        ctx.save_for_backward(x, clip, theta, offset)
+        ctx.dtypes = [
+            None if value is None else value.dtype
+            for value in (theta, clip, offset)
+        ]
+        ctx.save_for_backward(x)
         return y.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, clip, theta, offset = ctx.saved_tensors
+        x, = ctx.saved_tensors
         dx = torch.empty_like(x, dtype=torch.float32)
         _use_threads_of_torch()
-        grad_theta, grad_clip, grad_offset = map(
-            torch.from_numpy,
-            cpu_loops.backward(
-                _flat(_dense_float(x, dx)), _flat(_dense_float(grad, dx)),
-                _flat(dx), *ctx.found, *ctx.options))
-        return (dx.to(x.dtype), grad_clip.to(clip.dtype),
-                grad_theta.to(theta.dtype), None, None,
-                None if offset is None else grad_offset.to(offset.dtype), None)
+        grads = cpu_loops.backward(
+            _flat(_dense_float(x, dx)), _flat(_dense_float(grad, dx)),
+            _flat(dx), *ctx.found, *ctx.options)
+        grad_theta, grad_clip, grad_offset = (
+            None if dtype is None else torch.from_numpy(grad).to(dtype)
+            for grad, dtype in zip(grads, ctx.dtypes))
+        return (dx.to(x.dtype), grad_clip, grad_theta, None, None,
+                grad_offset, None)
 
 
 def lcq_quantize_cpu(x: Tensor,
