@@ -4,6 +4,7 @@ from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
 from lcq_mmdet.quantizer import LCQQuantizer
@@ -55,26 +56,27 @@ class KeptWeight:
 
 
 class _Shared(torch.autograd.Function):
-    """Quantize with a graph that no backward pass frees.
+    """Quantize with a graph that any number of backward passes goes through.
 
-    The first one would free what the others need, as where two batches pass
-    forward before any of them passes backward.
+    An ordinary one is freed by the first of them, as where two batches pass
+    forward before any of them passes backward. This one is then made again.
     """
 
     @staticmethod
     def forward(ctx: Any, kept: KeptWeight, quantizer: LCQQuantizer,
                 weight: Tensor, *parameters: Tensor) -> Tensor:
         leaf = weight.detach().requires_grad_(weight.requires_grad)
+        ctx.kept, ctx.quantizer = weakref.ref(kept), quantizer
+        ctx.inputs = leaf, *parameters
+        ctx.versions = [t._version for t in ctx.inputs]
         # Hooks such as gradient checkpointing's see nothing of this: a call
         # that shares the result saves nothing.
         with torch.enable_grad(), saved_tensors_hooks(_same, _same):
             ctx.value = quantizer(leaf)
-        ctx.kept, ctx.inputs = weakref.ref(kept), (leaf, *parameters)
-        ctx.versions = [t._version for t in ctx.inputs]
         return ctx.value.detach()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
         kept = ctx.kept()
         if kept is not None:
@@ -84,11 +86,13 @@ class _Shared(torch.autograd.Function):
             raise RuntimeError(
                 'a weight or a parameter of its quantizer has been modified '
                 'by an inplace operation between forward and backward')
+        value, ctx.value = ctx.value, None
+        if value is None:
+            with torch.enable_grad():
+                value = ctx.quantizer(ctx.inputs[0])
         wanted = [t for t in ctx.inputs if t.requires_grad]
-        grads = iter(
-            torch.autograd.grad(
-                ctx.value, wanted, grad, retain_graph=True,
-                allow_unused=True))
+        grads = iter(torch.autograd.grad(value, wanted, grad,
+                                         allow_unused=True))
         return (None, None, *(
             next(grads) if t.requires_grad else None for t in ctx.inputs))
 
