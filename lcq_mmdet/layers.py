@@ -1,11 +1,12 @@
 """The quantized layers, from float ones and back to them."""
-from typing import Any, Iterator, Optional, Tuple, Type, TypeVar
+from typing import Any, Iterator, Tuple, Type, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcq_mmdet.config import QuantizerConfig
+from lcq_mmdet.kept import KeptWeight
 from lcq_mmdet.quantizer import LCQQuantizer
 
 _Layer = TypeVar('_Layer', bound=nn.Module)
@@ -27,7 +28,7 @@ class QuantizedLayer(nn.Module):
     """
     float_class: Type[nn.Module]
     weight: Tensor
-    _kept: Optional[Tuple[tuple, Tensor]]
+    _kept: KeptWeight
 
     def __init__(self,
                  *args,
@@ -39,7 +40,7 @@ class QuantizedLayer(nn.Module):
     def _add_quantizers(self, config: QuantizerConfig) -> None:
         self.act_quantizer = LCQQuantizer(config, is_weight=False)
         self.weight_quantizer = LCQQuantizer(config, is_weight=True)
-        self._kept = None
+        self._kept = KeptWeight()
 
     @classmethod
     def from_float(cls, layer: nn.Module,
@@ -72,22 +73,15 @@ class QuantizedLayer(nn.Module):
     def quantized_weight(self) -> Tensor:
         """Quantize the weight, any shape.
 
-        In eval mode without gradients the result is kept until a parameter
+        Calls share the result until a backward pass reaches it, a parameter
         changes in place or :meth:`train` is called, in either direction.
         """
-        if (self.training or torch.is_grad_enabled()
-                or torch.compiler.is_compiling()):
-            return self.weight_quantizer(self.weight)
-        state = (self.weight, *self.weight_quantizer.state_dict().values())
-        key = (self.weight_quantizer.bypass,
-               *((t.data_ptr(), t._version) for t in state))
-        if self._kept is None or self._kept[0] != key:
-            self._kept = key, self.weight_quantizer(self.weight)
-        return self._kept[1]
+        return self._kept.get(self.weight_quantizer, self.weight,
+                              self.training)
 
     def train(self, mode: bool = True) -> 'QuantizedLayer':
         """Set the mode, and forget the quantized weight."""
-        self._kept = None
+        self._kept.forget()
         return super().train(mode)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:

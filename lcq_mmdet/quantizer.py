@@ -6,11 +6,11 @@ from mmengine.dist import broadcast
 from torch import Tensor, nn
 
 from lcq_mmdet.config import QuantizerConfig
-from lcq_mmdet.functional import (compress, input_slope, lcq_quantize, levels,
+from lcq_mmdet.functional import (MIN_DEVIATION, compress, deviation,
+                                  input_slope, lcq_quantize, levels,
                                   lloyd_max_init, lowest_level, mse_init,
                                   num_steps, sample_stride, scale_gradient)
 
-_MIN_STD = 1e-5
 _MAX_SAMPLES = 2**16
 
 
@@ -117,11 +117,11 @@ class LCQQuantizer(nn.Module):
         if self.weight_norm == 'none':
             return x.new_ones(())
         if self.weight_norm != 'channel':
-            return x.std(correction=0).clamp(min=_MIN_STD)
+            return deviation(x)
         dim = tuple(range(1, x.dim()))
         std = x.std(dim, correction=0, keepdim=True)
-        magnitude = x.abs().amax(dim, keepdim=True).clamp(min=_MIN_STD)
-        return torch.where(std > _MIN_STD, std, magnitude)
+        magnitude = x.abs().amax(dim, keepdim=True).clamp(min=MIN_DEVIATION)
+        return torch.where(std > MIN_DEVIATION, std, magnitude)
 
     def center(self, x: Tensor) -> Tensor:
         """Subtract the mean where the settings ask for it."""
@@ -251,24 +251,22 @@ class LCQQuantizer(nn.Module):
         if self.weight_norm == 'channel':
             values, scale = self.factors(x)
             return scale * values
-        if self.weight_norm == 'none':
-            return self._quantize(x)
-        return self._quantize(x, self.scale(x))
+        # std(w) Q(w / std(w); clip) is Q(w; clip std(w)).
+        return self._quantize(x, normalized=self.weight_norm != 'none')
 
-    def _quantize(self, x: Tensor, scale: Optional[Tensor] = None) -> Tensor:
-        """Quantize ``x``, given in units of ``scale``, a number."""
-        clip, offset = self.clip, self.offset
-        if offset is not None and not self.is_signed:
+    def _quantize(self, x: Tensor, normalized: bool = False) -> Tensor:
+        clip, offset = self.clip, self.lowest
+        if self.offset is not None and offset is None:
             # DDP waits for a gradient of every parameter.
-            clip, offset = clip + 0 * offset, None
-        if scale is not None:
-            # std(w) Q(w / std(w); clip) is Q(w; clip std(w)).
-            clip = clip * scale
-            offset = None if offset is None else offset * scale
-        given = clip, self.theta, self.bits, self.is_symmetric, offset
+            clip = torch.add(clip, self.offset, alpha=0)
+        given = self.theta, self.bits, self.is_symmetric
         if self.config.input_gradient == 'slopes':
-            x = scale_gradient(x, input_slope(x, *given))
-        return lcq_quantize(x, *given)
+            scale = self.scale(x) if normalized else 1
+            x = scale_gradient(
+                x,
+                input_slope(x, clip * scale, *given,
+                            None if offset is None else offset * scale))
+        return lcq_quantize(x, clip, *given, offset, normalized)
 
     def extra_repr(self) -> str:
         """Show bits, signedness and number of levels."""

@@ -1,6 +1,6 @@
-from .companding import (check_bits, check_offset, compress, expand,
-                         lcq_quantize_reference, levels, num_steps,
-                         slopes_and_knots)
+from .companding import (MIN_DEVIATION, check_bits, check_offset, compress,
+                         deviation, expand, lcq_quantize_reference, levels,
+                         num_steps, slopes_and_knots)
 from .dispatch import KERNELS, lcq_quantize
 from .gradients import input_slope, scale_gradient
 from .initialization import (lloyd_max_init, lowest_level, mse_init,
@@ -8,9 +8,9 @@ from .initialization import (lloyd_max_init, lowest_level, mse_init,
 from .sampling import sample_stride
 
 __all__ = [
-    'KERNELS', 'check_bits', 'check_offset', 'compress', 'expand',
-    'input_slope', 'lcq_quantize', 'lcq_quantize_reference', 'levels',
-    'lloyd_max_init', 'lowest_level', 'mse_init', 'num_steps',
-    'quantization_error', 'sample_stride', 'scale_gradient',
-    'slopes_and_knots'
+    'KERNELS', 'MIN_DEVIATION', 'check_bits', 'check_offset', 'compress',
+    'deviation', 'expand', 'input_slope', 'lcq_quantize',
+    'lcq_quantize_reference', 'levels', 'lloyd_max_init', 'lowest_level',
+    'mse_init', 'num_steps', 'quantization_error', 'sample_stride',
+    'scale_gradient', 'slopes_and_knots'
 ]

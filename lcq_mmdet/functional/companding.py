@@ -14,6 +14,8 @@ from torch import Tensor
 from lcq_mmdet.errors import LCQError
 
 MIN_BITS, MAX_BITS = 2, 8
+#: Unit of what does not deviate.
+MIN_DEVIATION = 1e-5
 
 
 def num_steps(bits: int, signed: bool) -> int:
@@ -63,7 +65,10 @@ def slopes_and_knots(theta: Tensor) -> Tuple[Tensor, Tensor]:
         Slopes gamma and knots beta, shape (K) each; beta_0 = 0.
     """
     heights = theta.softmax(0)
-    return heights * len(theta), heights.cumsum(0) - heights
+    # Not cumsum, which is not deterministic on a GPU; it, too, adds up in
+    # float64 on the CPU.
+    ends = heights.double().expand(len(theta), -1).tril().sum(1)
+    return heights * len(theta), ends.to(theta.dtype) - heights
 
 
 def interval_of_input(v: Tensor, num_intervals: int) -> Tensor:
@@ -149,12 +154,29 @@ def check_offset(signed: bool) -> None:
                        'above it only, set signed=False')
 
 
+def deviation(x: Tensor) -> Tensor:
+    """Compute the standard deviation of all values, 1e-5 or more.
+
+    On the CPU it is taken in float64 and the same whoever computes it.
+
+    Returns:
+        Deviation about the mean, in units of ``x``, shape ().
+
+    Examples:
+        >>> deviation(torch.tensor([1., 3.]))
+        tensor(1.)
+    """
+    values = x.double() if x.device.type == 'cpu' else x
+    return values.std(correction=0).to(x.dtype).clamp(min=MIN_DEVIATION)
+
+
 def lcq_quantize_reference(x: Tensor,
                            clip: Tensor,
                            theta: Tensor,
                            bits: int,
                            signed: bool,
-                           offset: Optional[Tensor] = None) -> Tensor:
+                           offset: Optional[Tensor] = None,
+                           normalized: bool = False) -> Tensor:
     """Quantize with learnable companding: the definition of right.
 
     Q(x) = sgn(x) a f^-1(round(s f(|x|/a)) / s) for |x| < a, else sgn(x) a.
@@ -174,6 +196,8 @@ def lcq_quantize_reference(x: Tensor,
         signed: Whether negative values have levels of their own.
         offset: Lowest level of a non-negative quantizer b, in units of ``x``,
             shape (); 0 if it is not given.
+        normalized: Whether clip and offset are in units of the standard
+            deviation of ``x`` instead, through which it learns, too.
 
     Returns:
         Quantized values, shape (N), dtype of ``x``.
@@ -191,6 +215,9 @@ def lcq_quantize_reference(x: Tensor,
         ([-1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0])
     """
     s = num_steps(bits, signed)
+    if normalized:
+        unit = deviation(x)
+        clip, offset = clip * unit, None if offset is None else offset * unit
     if offset is not None:
         check_offset(signed)
         y = lcq_quantize_reference(x - offset, clip, theta, bits, False)

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from .companding import check_offset, lcq_quantize_reference
 
-Kernel = Callable[[Tensor, Tensor, Tensor, int, bool, Optional[Tensor]],
-                  Tensor]
+Kernel = Callable[
+    [Tensor, Tensor, Tensor, int, bool, Optional[Tensor], bool], Tensor]
 #: Fast implementations by device type; ``lcq_mmdet.kernels`` fills it. They
 #: compute in float32, and get neither float64 nor empty tensors.
 KERNELS: Dict[str, Kernel] = {}
@@ -18,7 +18,8 @@ def lcq_quantize(x: Tensor,
                  theta: Tensor,
                  bits: int,
                  signed: bool,
-                 offset: Optional[Tensor] = None) -> Tensor:
+                 offset: Optional[Tensor] = None,
+                 normalized: bool = False) -> Tensor:
     """Quantize with the fastest kernel there is for the device of ``x``.
 
     Same arguments, result, gradients and errors as
@@ -36,4 +37,4 @@ def lcq_quantize(x: Tensor,
     if (x.dtype == torch.float64 or not x.numel()
             or torch.compiler.is_compiling()):
         kernel = lcq_quantize_reference
-    return kernel(x, clip, theta, bits, signed, offset)
+    return kernel(x, clip, theta, bits, signed, offset, normalized)

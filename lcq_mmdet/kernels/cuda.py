@@ -22,6 +22,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import custom_op
 
+from lcq_mmdet.functional import deviation
+
 from .cells import Tables, gradients_from_ramps, level_slopes, make_tables
 
 _FORWARD_TILE = 1024
@@ -233,12 +235,16 @@ def lcq_quantize_cuda(x: Tensor,
                       theta: Tensor,
                       bits: int,
                       signed: bool,
-                      offset: Optional[Tensor] = None) -> Tensor:
+                      offset: Optional[Tensor] = None,
+                      normalized: bool = False) -> Tensor:
     """Quantize on a GPU for :func:`~lcq_mmdet.functional.lcq_quantize`.
 
     Same arguments, result and gradients.
     """
     if offset is None:
         offset = torch.zeros_like(clip)
+    if normalized:
+        unit = deviation(x)
+        clip, offset = clip * unit, offset * unit
     tables = make_tables(theta.float(), bits, signed)
     return _quantize(x, clip, theta, offset, *_pack(tables), signed)
