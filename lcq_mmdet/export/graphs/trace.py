@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Tuple
 
 import onnx
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError
@@ -67,26 +68,32 @@ class _Opaque(nn.Module):
     def __init__(self, name: str, layer: LCQConv2d) -> None:
         super().__init__()
         self.name = name
-        # Not a submodule, whose weight would go into the graph.
-        self.hidden = (layer, )
+        self.weight = layer.weight
+        self.pads = list(layer._reversed_padding_repeated_twice)
+        self.rest = list(layer.stride), list(layer.dilation), layer.groups
 
     def forward(self, x: Tensor) -> Tensor:
-        return _OpaqueFunction.apply(x, self)
+        return torch.ops.lcq_mmdet.conv(x, self.weight, self.name, self.pads,
+                                        *self.rest)
 
 
-class _OpaqueFunction(torch.autograd.Function):
+def _conv(x: Tensor, weight: Tensor, name: str, pads: List[int],
+          stride: List[int], dilation: List[int], groups: int) -> Tensor:
+    """Make an output of the right shape, which is all that matters."""
+    return F.conv2d(
+        F.pad(x, pads), weight, None, stride, 0, dilation, groups)
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, module: _Opaque) -> Tensor:
-        # Only the shape matters; calling modules is not traced in here.
-        layer, = module.hidden
-        return layer._conv_forward(x, layer.weight, layer.bias)
 
-    @staticmethod
-    def symbolic(g: Any, x: Any, module: _Opaque) -> Any:
-        y = g.op(f'{DOMAIN}::Conv', x, layer_s=module.name)
-        y.setType(x.type().with_sizes([None] * 4))
-        return y
+def _write_conv(g: Any, x: Any, weight: Any, name: Any, *rest: Any) -> Any:
+    y = g.op(f'{DOMAIN}::Conv', x, layer_s=name.node().s('value'))
+    return y.setType(x.type().with_sizes([None] * 4))
+
+
+_LIBRARY = torch.library.Library('lcq_mmdet', 'FRAGMENT')
+_LIBRARY.define('conv(Tensor x, Tensor weight, str name, int[] pads, '
+                'int[] stride, int[] dilation, int groups) -> Tensor')
+_LIBRARY.impl('conv', _conv, 'CompositeExplicitAutograd')
+torch.onnx.register_custom_op_symbolic('lcq_mmdet::conv', _write_conv, _OPSET)
 
 
 def _export(module: nn.Module, inputs: Tuple[Tensor, ...],
