@@ -37,7 +37,10 @@ def make_model(cfg):
         elif key.endswith('running_var'):
             value.uniform_(0.2, 0.6)
     with observe(model) as observations:
-        model.extract_feat(torch.randn(2, 3, 64, 64))
+        x = torch.randn(2, 3, 64, 64)
+        features = model.extract_feat(x)
+        if hasattr(model, 'bbox_head'):
+            model.bbox_head(features)
     initialize_(model, observations)
     return model
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from lcq_mmdet import LCQError, convert_
 from lcq_mmdet.export import export_packed, load_packed
-from lcq_mmdet.export.packed import _checksum_of_text
+from lcq_mmdet.export.packed import checksum_of_text
 
 NUM_FILES = 10000
 
@@ -159,7 +159,7 @@ def test_wrong_header_with_a_right_checksum_is_no_crash(tiny_file, new):
     for change in changes:
         changed = dict(metadata, **change)
         del changed['checksum']
-        changed['checksum'] = _checksum_of_text(changed)
+        changed['checksum'] = checksum_of_text(changed)
         save_file(tensors, path, changed)
         try:
             load_packed(path)

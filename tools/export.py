@@ -1,22 +1,27 @@
-"""Write a trained low-bit detector to a packed file."""
+"""Write a trained low-bit detector to a packed file or an ONNX graph."""
 import argparse
+import os.path as osp
 
 from mmengine.utils import track_iter_progress
 
 from lcq_mmdet.cli import add_runner_arguments, load_config, run_tool
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.export import export_packed, load_quantized, size_table
+from lcq_mmdet.export import (export_packed, float_bytes, load_quantized,
+                              size_table)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog='tools/test.py, init_detector and DetInferencer take the file '
-        'as they take a checkpoint, and give the same results.')
+        epilog='tools/test.py takes either file as it takes a checkpoint, '
+        'init_detector and DetInferencer the packed one.')
     parser.add_argument('config', help='path of a config, or mmdet::...')
     parser.add_argument('checkpoint', help='checkpoint of its training')
     parser.add_argument(
-        '--out', required=True, help='file to write: *.safetensors')
+        '--out',
+        required=True,
+        help='file to write: *.safetensors, a packed checkpoint, or *.onnx, '
+        'a graph for onnxruntime')
     parser.add_argument(
         '--half',
         action='store_true',
@@ -28,17 +33,26 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    if not args.out.endswith('.safetensors'):
-        raise LCQError(f'--out={args.out!r}: must end in .safetensors')
+    suffix = osp.splitext(args.out)[1]
+    if suffix not in ('.safetensors', '.onnx'):
+        raise LCQError(f'--out={args.out!r}: must end in .safetensors or '
+                       '.onnx')
+    if args.half and suffix == '.onnx':
+        raise LCQError('--half: is for packed checkpoints (.safetensors)')
     cfg = load_config(args)
     model, meta = load_quantized(cfg, args.checkpoint)
+    common = (model, args.out, cfg.to_dict(), {
+        key: meta[key]
+        for key in ('dataset_meta', ) if key in meta
+    })
+    if suffix == '.onnx':
+        from lcq_mmdet.export.graphs import export_onnx
+        size = export_onnx(*common, progress=track_iter_progress)
+        print(f'\nwritten: {args.out}, {size / 1e6:.3f} MB, '
+              f'{size / float_bytes(model):.3f} of the float model')
+        return
     sizes = export_packed(
-        model,
-        args.out,
-        cfg.to_dict(),
-        {key: meta[key] for key in ('dataset_meta', ) if key in meta},
-        half=args.half,
-        progress=track_iter_progress)
+        *common, half=args.half, progress=track_iter_progress)
     print(f'\n{size_table(sizes)}\n'
           f'written: {args.out}, {sizes.ratio:.3f} of the float model, '
           f'overhead {sizes.overhead:.2%}')

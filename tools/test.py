@@ -11,13 +11,15 @@ from lcq_mmdet.cli import (add_runner_arguments, build_runner, check_files,
                            load_config, run_tool)
 from lcq_mmdet.convert import lcq_layers, unwrap
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.model import float_config
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='path of a config, or mmdet::...')
     parser.add_argument(
-        'checkpoint', help='checkpoint: float, quantized or packed')
+        'checkpoint', help='checkpoint: float, quantized or packed; '
+        'or a graph (.onnx)')
     add_runner_arguments(parser)
     parser.add_argument(
         '--out', help='also write the predictions to this .pkl file')
@@ -65,11 +67,19 @@ def main() -> None:
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
     check_files(cfg, ('test_dataloader', ))
+    is_graph = args.checkpoint.endswith('.onnx')
+    model_config = cfg.model.to_dict()
+    if is_graph:
+        cfg = float_config(cfg)
+        cfg.load_from = None
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
     if args.tta:
         use_test_time_augmentation(cfg)
     runner = build_runner(cfg)
+    if is_graph:
+        from lcq_mmdet.export.graphs import run_graph_in_
+        run_graph_in_(unwrap(runner.model), args.checkpoint, model_config)
     if (args.checkpoint.endswith('.safetensors')
             and not any(lcq_layers(unwrap(runner.model)))):
         raise LCQError(f'config={args.config!r}: is of a float model, and the '

@@ -37,7 +37,6 @@ A checksum is BLAKE2b, 8 bytes in hexadecimal, over the UTF-8 text of key and
 value, sorted by key; for a module over the name, dtype, shape and bytes of
 its tensors, sorted by name. A layer and its quantizers are one module.
 """
-import ast
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -50,6 +49,7 @@ from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import check_bits
 
 from .bits import packed_size
+from .files import check_version, checksum_of_text, from_literal, to_literal
 
 FORMAT = 'lcq_mmdet.packed'
 VERSION = 1
@@ -127,9 +127,9 @@ def write_metadata(manifest: Manifest, config: Mapping[str, Any],
         format=FORMAT,
         version=str(VERSION),
         manifest=json.dumps(asdict(manifest), separators=(',', ':')),
-        config=_literal(config),
-        meta=_literal(meta))
-    return dict(metadata, checksum=_checksum_of_text(metadata))
+        config=to_literal(config),
+        meta=to_literal(meta))
+    return dict(metadata, checksum=checksum_of_text(metadata))
 
 
 def read_metadata(
@@ -144,14 +144,8 @@ def read_metadata(
     metadata = dict(metadata)
     if metadata.get('format') != FORMAT:
         raise LCQError('is not a packed checkpoint of tools/export.py')
-    version = metadata.get('version', '')
-    # Not isdigit, which knows of more digits than int does.
-    if not (version.isdecimal() and version.isascii() and len(version) < 10):
-        raise LCQError('is altered: it has no version')
-    if int(version) != VERSION:
-        raise LCQError(f'is of format version {version}, and this lcq_mmdet '
-                       f'reads {VERSION}: install a newer one')
-    if metadata.pop('checksum', None) != _checksum_of_text(metadata):
+    check_version(metadata, VERSION)
+    if metadata.pop('checksum', None) != checksum_of_text(metadata):
         raise LCQError('is altered: its header does not fit its checksum')
     try:
         fields = json.loads(metadata['manifest'])
@@ -160,8 +154,8 @@ def read_metadata(
             for name, layer in fields.pop('layers').items()
         }
         manifest = Manifest(layers=layers, **fields)
-        config = dict(ast.literal_eval(metadata['config']))
-        meta = dict(ast.literal_eval(metadata['meta']))
+        config = from_literal(metadata['config'])
+        meta = from_literal(metadata['meta'])
     except (KeyError, TypeError, ValueError, AttributeError, SyntaxError,
             RecursionError, MemoryError) as error:
         raise LCQError(f'is broken, its header cannot be read: {error!r}'
@@ -197,20 +191,3 @@ def owner(key: str) -> str:
 def raw_bytes(tensor: Tensor) -> Tensor:
     """View a tensor's bytes, uint8, shape (N)."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-
-
-def _checksum_of_text(metadata: Mapping[str, str]) -> str:
-    text = json.dumps(metadata, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _literal(values: Mapping[str, Any]) -> str:
-    for key, value in values.items():
-        try:
-            plain = ast.literal_eval(repr(value)) == value
-        except (ValueError, SyntaxError):
-            plain = False
-        if not plain:
-            raise LCQError(f'{key}: cannot be written to a packed file, it '
-                           f'is not made of plain values: {value!r:.60}')
-    return repr(dict(values))

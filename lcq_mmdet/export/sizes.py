@@ -57,15 +57,20 @@ def count_sizes(path: str, model: nn.Module, tensors: Mapping[str, Tensor],
     quantizers = sum(t.nbytes for key, t in tensors.items()
                      if '_quantizer.' in key)
     total = sum(t.nbytes for t in tensors.values())
+    return PackedSizes(
+        float_bytes(model), os.path.getsize(path), codes, quantizers,
+        total - codes - quantizers)
+
+
+def float_bytes(model: nn.Module) -> int:
+    """Count the bytes of the float model's state dict."""
     # Keys of one tensor count once, as torch.save writes them.
     floats = {
         value.data_ptr(): value.nbytes
         for key, value in model.state_dict().items()
         if '_quantizer.' not in key
     }
-    return PackedSizes(
-        sum(floats.values()), os.path.getsize(path), codes, quantizers,
-        total - codes - quantizers)
+    return sum(floats.values())
 
 
 def size_table(sizes: PackedSizes) -> str:

@@ -1,11 +1,8 @@
 """From a trained quantized model to a packed file."""
-import os
-import os.path as osp
 from collections import OrderedDict
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -16,6 +13,7 @@ from lcq_mmdet.version import __version__
 
 from .bits import pack_codes
 from .codebook import encode
+from .files import replacing
 from .packed import (CODEBOOK, SCALE, Manifest, PackedLayer, checksums,
                      raw_bytes, write_metadata)
 from .reader import load_packed
@@ -79,20 +77,10 @@ def export_packed(model: nn.Module,
     for key, original in aliases.items():
         expected[key] = expected[original]
 
-    temporary = f'{path}.tmp'
-    try:
+    with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
         _verify(temporary, expected)
-        sizes = count_sizes(temporary, model, tensors, manifest)
-        with open(temporary, 'rb') as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise LCQError(f'{path}: cannot be written: {error}') from None
-    finally:
-        if osp.exists(temporary):
-            os.remove(temporary)
-    return sizes
+        return count_sizes(temporary, model, tensors, manifest)
 
 
 def check_exportable(model: nn.Module) -> Dict[str, QuantizedLayer]:

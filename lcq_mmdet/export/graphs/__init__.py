@@ -1,0 +1,14 @@
+"""Networks as ONNX graphs; needs the packages of ``lcq_mmdet[onnx]``."""
+from lcq_mmdet.errors import LCQError
+
+try:
+    import onnx  # noqa: F401
+    import onnxruntime  # noqa: F401
+except ImportError as error:
+    raise LCQError(f'{error.name} is not installed, which ONNX files need: '
+                   "pip install 'lcq_mmdet[onnx]'") from None
+
+from .session import run_graph_in_
+from .writer import export_onnx
+
+__all__ = ['export_onnx', 'run_graph_in_']

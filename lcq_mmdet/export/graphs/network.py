@@ -1,0 +1,121 @@
+"""The part of a detector that a graph computes, and what mmdet keeps doing.
+
+A graph takes the preprocessed image and gives what the heads compute of it,
+raw. Decoding, suppression and everything else that mmdet does with that is
+left to mmdet. A detector with two stages has a second input, the features
+that mmdet pools for its regions, and the outputs of its second stage.
+"""
+from typing import Any, Dict, List, Sequence, Tuple
+
+import torch
+from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from mmdet.models.roi_heads import StandardRoIHead
+from torch import Tensor, nn
+
+from lcq_mmdet.errors import LCQError
+
+IMAGE, POOLED = 'image', 'pooled'
+_FEATURE, _HEAD = 'feature', 'head'
+_SECOND_STAGE = ('second_stage.cls_score', 'second_stage.bbox_pred')
+
+
+class DetectorNetwork(nn.Module):
+    """Compute the raw outputs of a detector as a flat tuple.
+
+    Args:
+        detector: A detector with one dense head, and at most one second
+            stage of a box head without masks.
+
+    Attributes:
+        inputs: Names of the inputs.
+        outputs: Names of the outputs: ``head.I.L`` for output I of the dense
+            head at level L, and with a second stage ``feature.L`` and
+            ``second_stage...``; known after the first call.
+
+    Raises:
+        LCQError: If the detector is of another kind.
+    """
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        check_supported(detector)
+        self.detector: Any = detector
+        self.has_second_stage = isinstance(detector, TwoStageDetector)
+        self.inputs = [IMAGE] + [POOLED] * self.has_second_stage
+        self.outputs: List[str] = []
+
+    def example(self, height: int, width: int) -> Tuple[Tensor, ...]:
+        """Make inputs for two images of noise, ``height`` by ``width``."""
+        generator = torch.Generator().manual_seed(0)
+        inputs = [torch.randn(2, 3, height, width, generator=generator)]
+        if self.has_second_stage:
+            roi_head = self.detector.roi_head
+            inputs.append(
+                torch.randn(
+                    3,
+                    roi_head.bbox_roi_extractor.out_channels,
+                    *roi_head.bbox_head.roi_feat_size,
+                    generator=generator))
+        return tuple(inputs)
+
+    def forward(self, image: Tensor, *pooled: Tensor) -> Tuple[Tensor, ...]:
+        """Compute the outputs.
+
+        Args:
+            image: Preprocessed images, shape (batch, 3, height, width).
+            *pooled: With a second stage, features of regions, shape
+                (regions, channels, height, width).
+        """
+        features = self.detector.extract_feat(image)
+        found: Dict[str, Tensor] = {}
+        for index, levels in enumerate(dense_head(self.detector)(features)):
+            for level, value in enumerate(levels):
+                found[f'{_HEAD}.{index}.{level}'] = value
+        if self.has_second_stage:
+            for level, value in enumerate(features):
+                found[f'{_FEATURE}.{level}'] = value
+            outputs = self.detector.roi_head.bbox_head(*pooled)
+            found.update(zip(_SECOND_STAGE, outputs))
+        self.outputs = list(found)
+        return tuple(found.values())
+
+
+def check_supported(detector: nn.Module) -> None:
+    """Raise an ``LCQError`` unless a graph can stand in for the network."""
+    if isinstance(detector, SingleStageDetector):
+        return
+    name = type(detector).__name__
+    roi_head = getattr(detector, 'roi_head', None)
+    if (not isinstance(detector, TwoStageDetector)
+            or not isinstance(roi_head, StandardRoIHead) or roi_head.with_mask
+            or roi_head.with_shared_head or not detector.with_rpn):
+        raise LCQError(
+            f'{name}: cannot be exported to ONNX; detectors of one stage, and '
+            'those of two with one box head and no masks can')
+
+
+def dense_head(detector: Any) -> Any:
+    """Return the head that sees whole feature maps."""
+    return getattr(detector, 'bbox_head', None) or detector.rpn_head
+
+
+def dense_outputs(names: Sequence[str],
+                  values: Sequence[Any]) -> Tuple[List[Any], ...]:
+    """Group the outputs of the dense head as its forward gives them."""
+    grouped: Dict[str, List[Any]] = {}
+    for name, value in zip(names, values):
+        kind, _, rest = name.partition('.')
+        if kind == _HEAD:
+            grouped.setdefault(rest.partition('.')[0], []).append(value)
+    return tuple(grouped.values())
+
+
+def features(names: Sequence[str], values: Sequence[Any]) -> Tuple[Any, ...]:
+    """Select the feature maps among the outputs."""
+    return tuple(value for name, value in zip(names, values)
+                 if name.startswith(f'{_FEATURE}.'))
+
+
+def second_stage_outputs(names: Sequence[str]) -> List[str]:
+    """Select the names of the second stage's outputs; there may be none."""
+    return [name for name in names if name in _SECOND_STAGE]

@@ -1,0 +1,154 @@
+"""From a detector to a graph in which quantized layers are single nodes."""
+import copy
+import io
+import warnings
+from functools import partial
+from typing import Any, Dict, List, Tuple
+
+import onnx
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lcq_mmdet.errors import LCQError
+from lcq_mmdet.layers import LCQConv2d, lcq_layers
+
+from .network import DetectorNetwork
+
+#: Domain of the nodes that stand for quantized layers until they are lowered.
+DOMAIN = 'lcq'
+# The newest one that torch's exporter writes what it should in.
+_OPSET = 17
+_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError)
+# Large enough that no feature map of a usual detector is a single pixel.
+_HEIGHT, _WIDTH = 128, 192
+
+
+def trace(network: DetectorNetwork) -> onnx.ModelProto:
+    """Write a network as an ONNX graph with any batch and image size.
+
+    Each call of a quantized convolution is a node ``lcq::Conv`` with the
+    name of the layer as its attribute ``layer``; nothing of the layer itself
+    is in the graph.
+
+    Args:
+        network: Network in eval mode; it is not changed.
+
+    Raises:
+        LCQError: If it has an operator that the exporter does not know;
+            names the layer.
+    """
+    network = copy.deepcopy(network).requires_grad_(False)
+    detector = network.detector
+    for name, layer in list(lcq_layers(detector)):
+        if layer.padding_mode != 'zeros':
+            raise LCQError(f'{name}: padding_mode={layer.padding_mode!r} '
+                           'cannot be exported to ONNX')
+        parent, _, child = name.rpartition('.')
+        setattr(detector.get_submodule(parent), child, _Opaque(name, layer))
+    inputs = network.example(_HEIGHT, _WIDTH)
+    network(*inputs)
+    axes = {name: {0: f'{name}_batch'} for name in network.inputs}
+    axes[network.inputs[0]].update({2: 'height', 3: 'width'})
+    for name in network.outputs:
+        axes[name] = {0: f'{name}_batch'}
+        if not name.startswith('second_stage'):
+            axes[name].update({2: f'{name}_height', 3: f'{name}_width'})
+    try:
+        return _export(network, inputs, network.inputs, network.outputs, axes)
+    except _ERRORS as error:
+        name, reason = _find_culprit(network, inputs)
+        raise LCQError(f'{name}: cannot be exported to ONNX: '
+                       f'{reason or _first_line(error)}') from None
+
+
+class _Opaque(nn.Module):
+    """A quantized layer as a node of its own."""
+
+    def __init__(self, name: str, layer: LCQConv2d) -> None:
+        super().__init__()
+        self.name = name
+        self.weight = layer.weight
+        self.pads = list(layer._reversed_padding_repeated_twice)
+        self.rest = list(layer.stride), list(layer.dilation), layer.groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.lcq_mmdet.conv(x, self.weight, self.name, self.pads,
+                                        *self.rest)
+
+
+def _conv(x: Tensor, weight: Tensor, name: str, pads: List[int],
+          stride: List[int], dilation: List[int], groups: int) -> Tensor:
+    """Make an output of the right shape, which is all that matters."""
+    return F.conv2d(
+        F.pad(x, pads), weight, None, stride, 0, dilation, groups)
+
+
+def _write_conv(g: Any, x: Any, weight: Any, name: Any, *rest: Any) -> Any:
+    y = g.op(f'{DOMAIN}::Conv', x, layer_s=name.node().s('value'))
+    return y.setType(x.type().with_sizes([None] * 4))
+
+
+_LIBRARY = torch.library.Library('lcq_mmdet', 'FRAGMENT')
+_LIBRARY.define('conv(Tensor x, Tensor weight, str name, int[] pads, '
+                'int[] stride, int[] dilation, int groups) -> Tensor')
+_LIBRARY.impl('conv', _conv, 'CompositeExplicitAutograd')
+torch.onnx.register_custom_op_symbolic('lcq_mmdet::conv', _write_conv, _OPSET)
+
+
+def _export(module: nn.Module, inputs: Tuple[Tensor, ...],
+            input_names: List[str], output_names: List[str],
+            axes: Dict[str, Dict[int, str]]) -> onnx.ModelProto:
+    stream: Any = io.BytesIO()
+    with warnings.catch_warnings():
+        # Of a deprecated exporter, and of sizes that are constants by design.
+        warnings.simplefilter('ignore')
+        torch.onnx.export(
+            module,
+            inputs,
+            stream,
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_axes=axes,
+            opset_version=_OPSET,
+            custom_opsets={DOMAIN: 1},
+            do_constant_folding=False,
+            **_TORCHSCRIPT)
+    return onnx.load_from_string(stream.getvalue())
+
+
+# torch 2.5 and later have a second exporter, which is the default later on.
+_TORCHSCRIPT: Dict[str, Any] = (
+    dict(dynamo=False) if 'dynamo' in torch.onnx.export.__code__.co_varnames
+    else {})
+
+
+def _find_culprit(network: DetectorNetwork,
+                  inputs: Tuple[Tensor, ...]) -> Tuple[str, str]:
+    """Name the first, innermost module that cannot be exported alone."""
+    seen: Dict[str, Tuple[nn.Module, Tuple[Any, ...]]] = {}
+
+    def remember(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        seen.setdefault(name, (module, args))
+
+    handles = [
+        module.register_forward_hook(partial(remember, name))
+        for name, module in network.detector.named_modules()
+        if name and not isinstance(module, _Opaque)
+    ]
+    with torch.no_grad():
+        network(*inputs)
+    for handle in handles:
+        handle.remove()
+    # Forward hooks run when a module ends: the innermost comes first.
+    for name, (module, args) in seen.items():
+        if args and all(isinstance(value, Tensor) for value in args):
+            try:
+                _export(module, args, [], [], {})
+            except _ERRORS as error:
+                return name, _first_line(error)
+    return type(network.detector).__name__, ''
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

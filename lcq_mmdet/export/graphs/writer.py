@@ -1,0 +1,138 @@
+"""From a trained quantized model to an ONNX file."""
+import os.path as osp
+from functools import partial
+from typing import Any, Dict, List, Mapping, Tuple
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from lcq_mmdet.errors import LCQError
+from lcq_mmdet.layers import LCQConv2d
+
+from ..codebook import Coded, encode
+from ..files import replacing, to_literal
+from ..writer import Progress, check_exportable
+from .builder import is_layer, layer_name
+from .network import DetectorNetwork
+from .operators import array, lower
+from .session import Graph, write_metadata
+from .trace import trace
+
+TOLERANCE = 1e-4
+_SIDE = 64
+
+
+@torch.no_grad()
+def export_onnx(model: nn.Module,
+                path: str,
+                config: Mapping[str, Any],
+                meta: Mapping[str, Any] = {},
+                progress: Progress = iter) -> int:
+    """Write backbone, neck and heads as an ONNX graph.
+
+    The file is written under another name, read again and compared with the
+    model; only then does it replace what is at ``path``.
+
+    Args:
+        model: A converted detector with trained or calibrated quantizers,
+            not wrapped, in eval mode; it is not changed.
+        path: Where the file goes; ends in ``.onnx``.
+        config: The full config, as plain data.
+        meta: What else a checkpoint's ``meta`` has: plain data.
+        progress: Wraps the names of the layers to write.
+
+    Returns:
+        Size of the file in bytes.
+
+    Raises:
+        LCQError: If a layer cannot be exported, or the file cannot be
+            written or computes something else; what is at ``path`` is as it
+            was.
+    """
+    layers = check_exportable(model)
+    network = DetectorNetwork(model)
+    texts = to_literal(config), to_literal(meta)
+    traced = trace(network)
+    weights = {name: _encode(name, layers[name])
+               for name in progress(list(layers))}
+    graph = lower(traced, layers, weights)
+    write_metadata(graph, *texts)
+    with replacing(path) as temporary:
+        onnx.save(graph, temporary)
+        written = onnx.load(temporary)
+        onnx.checker.check_model(written, full_check=True)
+        _verify(written, traced, network, layers)
+        return osp.getsize(temporary)
+
+
+def _encode(name: str, layer: LCQConv2d) -> Coded:
+    """Find codes and codebook of a layer's weight, scales left out."""
+    quantizer = layer.weight_quantizer
+    if quantizer.weight_norm == 'channel':
+        values = quantizer.factors(layer.weight)[0]
+    else:
+        values = layer.quantized_weight()
+    try:
+        return encode(array(values))
+    except ValueError as error:
+        raise LCQError(f'{name}: its weight has {error}') from None
+
+
+def _verify(written: onnx.ModelProto, traced: onnx.ModelProto,
+            network: DetectorNetwork, layers: Mapping[str, LCQConv2d]) -> None:
+    """Compare a graph with the model, from quantized layer to layer.
+
+    Where an input is at a threshold of its quantizer, rounding errors decide,
+    and all that follows differs. So the model goes on with the graph's
+    values, before and after each quantized layer, once both were compared.
+    """
+    calls: Dict[str, List[onnx.NodeProto]] = {name: [] for name in layers}
+    for node in traced.graph.node:
+        if is_layer(node):
+            calls[layer_name(node)].append(node)
+    inner = {
+        name
+        for nodes in calls.values() for node in nodes
+        for name in (node.input[0], node.output[0])
+    }
+    inner -= {value.name for value in (*written.graph.input,
+                                       *written.graph.output)}
+    written.graph.output.extend(
+        map(onnx.helper.make_empty_tensor_value_info, sorted(inner)))
+    graph = Graph(written, network.inputs,
+                  [value.name for value in written.graph.output])
+    inputs = network.example(_SIDE, 2 * _SIDE)
+    found = dict(zip(graph.inputs + graph.outputs, inputs + graph(*inputs)))
+
+    def before(name: str, layer: nn.Module, args: Tuple[Tensor]) -> Tensor:
+        value = found[calls[name][0].input[0]]
+        _compare(f'input of {name}', value, args[0])
+        return value
+
+    def after(name: str, layer: nn.Module, args: Any,
+              output: Tensor) -> Tensor:
+        value = found[calls[name].pop(0).output[0]]
+        _compare(name, value, output)
+        return value
+
+    handles = []
+    for name, layer in layers.items():
+        handles += [layer.register_forward_pre_hook(partial(before, name)),
+                    layer.register_forward_hook(partial(after, name))]
+    try:
+        for name, value in zip(network.outputs, network(*inputs)):
+            _compare(name, found[name], value)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _compare(name: str, found: Tensor, expected: Tensor) -> None:
+    if found.shape != expected.shape:
+        raise LCQError(f'{name}: has the shape {tuple(found.shape)} in '
+                       f'onnxruntime and {tuple(expected.shape)} in torch')
+    unit = expected.abs().max().clamp(min=1)
+    if not ((found - expected).abs() <= TOLERANCE * unit).all():
+        raise LCQError(f'{name}: differs by {(found - expected).abs().max()} '
+                       'between onnxruntime and torch')

@@ -1,0 +1,195 @@
+"""ONNX graphs: the network as torch computes it, in onnxruntime."""
+import copy
+from functools import cache
+
+import onnx
+import pytest
+import torch
+from exporting import make_config, make_model
+from onnx import TensorProto
+from torch import nn
+
+from lcq_mmdet import LCQError
+from lcq_mmdet.export.graphs import export_onnx, run_graph_in_, writer
+from lcq_mmdet.export.graphs.network import IMAGE, POOLED, DetectorNetwork
+from lcq_mmdet.export.graphs.session import Graph
+
+CASES = {
+    'W4A4': dict(),
+    'W2A2': dict(bits=2),
+    'W3A4, symmetric': dict(
+        weight_bits=3, signed_weight='symmetric', signed_act='symmetric'),
+    'channel': dict(weight_norm='channel'),
+    'head': dict(
+        quantizer='uniform', modules=('backbone', 'neck', 'bbox_head')),
+    'two stages': dict(detector='FasterRCNN'),
+    'two stages, W2A2': dict(detector='FasterRCNN', bits=2),
+}
+
+
+def export(model, cfg, path):
+    return export_onnx(model, str(path), cfg.to_dict())
+
+
+def graph_of(path, outputs=()):
+    model = onnx.load(path)
+    inputs = [value.name for value in model.graph.input]
+    return Graph(model, inputs,
+                 outputs or [value.name for value in model.graph.output])
+
+
+@cache
+def calibrated(detector='RetinaNet', **options):
+    cfg = make_config(detector, **options)
+    return cfg, make_model(cfg)
+
+
+@pytest.mark.parametrize('name', CASES)
+@torch.no_grad()
+def test_outputs_are_those_of_torch(name, tmp_path):
+    cfg, model = calibrated(**CASES[name])
+    size = export(model, cfg, tmp_path / 'model.onnx')
+    assert size == (tmp_path / 'model.onnx').stat().st_size
+    network = DetectorNetwork(model)
+    graph = graph_of(tmp_path / 'model.onnx')
+    for height, width in ((64, 96), (128, 64)):
+        image, *pooled = network.example(height, width)
+        inputs = (image[:1 if width == 64 else 2], *pooled)
+        expected, found = network(*inputs), graph(*inputs)
+        assert network.outputs == graph.outputs
+        for one, other in zip(expected, found):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('bits, dtype', [
+    (2, TensorProto.UINT2), (3, TensorProto.UINT4), (4, TensorProto.UINT4),
+    (5, TensorProto.UINT8)])
+def test_weights_are_codes(bits, dtype, tmp_path):
+    cfg, model = calibrated(weight_bits=bits)
+    export(model, cfg, tmp_path / 'model.onnx')
+    model = onnx.load(tmp_path / 'model.onnx')
+    constants = {value.name: value for value in model.graph.initializer}
+    name = 'backbone.layer1.0.conv1'
+    codes = constants[f'{name}.weight']
+    assert codes.data_type == dtype
+    assert tuple(codes.dims) == (8, 8, 3, 3)
+    codebook = constants[f'{name}.weight_quantizer.codebook']
+    assert codebook.dims[0] <= 2**bits
+    cast, = (n for n in model.graph.node if codes.name in n.input)
+    gather, = (n for n in model.graph.node if cast.output[0] in n.input)
+    assert (cast.op_type, gather.op_type) == ('Cast', 'Gather')
+    assert gather.input[0] == codebook.name
+    assert {n.domain for n in model.graph.node} <= {'', 'ai.onnx'}
+    for value in model.graph.input:
+        assert value.type.tensor_type.shape.dim[0].dim_param
+
+
+class Unknown(nn.Module):
+
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
+def test_unknown_operator_names_the_layer(tmp_path):
+    cfg, model = calibrated()
+    model = copy.deepcopy(model)
+    model.neck.lateral_convs[1].activate = Unknown()
+    model.neck.lateral_convs[1].with_activation = True
+    with pytest.raises(
+            LCQError, match=r"^neck.lateral_convs.1.activate: .*bessel_j0"):
+        export(model, cfg, tmp_path / 'model.onnx')
+
+
+def test_other_padding_names_the_layer(tmp_path):
+    cfg, model = calibrated()
+    model = copy.deepcopy(model)
+    model.backbone.conv1.padding_mode = 'reflect'
+    with pytest.raises(LCQError, match='^backbone.conv1: padding_mode='):
+        export(model, cfg, tmp_path / 'model.onnx')
+
+
+def test_other_detectors_are_refused(tmp_path):
+    cfg, model = calibrated('FasterRCNN')
+    model = copy.deepcopy(model)
+    model.roi_head.mask_head = nn.Identity()
+    with pytest.raises(LCQError, match='^FasterRCNN: cannot be exported'):
+        export(model, cfg, tmp_path / 'model.onnx')
+
+
+def test_broken_graph_replaces_nothing(tmp_path, monkeypatch):
+    cfg, model = calibrated()
+    path = tmp_path / 'model.onnx'
+    path.write_bytes(b'before')
+
+    def wrong(layer):
+        coded = encode(layer)
+        coded.codes[0] ^= 1
+        return coded
+
+    encode = writer.encode
+    monkeypatch.setattr(writer, 'encode', wrong)
+    with pytest.raises(LCQError, match='^backbone.conv1: differs by'):
+        export(model, cfg, path)
+    assert path.read_bytes() == b'before'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+    path = tmp_path_factory.mktemp('onnx') / 'model.onnx'
+    cfg, model = calibrated('FasterRCNN')
+    export(model, cfg, path)
+    return cfg, model, path
+
+
+def test_other_config_is_refused(exported):
+    cfg, model, path = exported
+    other = cfg.model.to_dict()
+    other['neck']['num_outs'] += 1
+    with pytest.raises(LCQError, match='model.onnx: is of another config: '
+                       'model.neck.num_outs is '):
+        run_graph_in_(model, str(path), other)
+    other['neck']['num_outs'] -= 1
+    other['bits'] = 3
+    with pytest.raises(LCQError, match='model.bits is 4 in the file'):
+        run_graph_in_(model, str(path), other)
+
+
+@pytest.mark.parametrize('change, message', [
+    ('cut', 'is no ONNX file that can be read'),
+    ('graph', 'its graph does not fit its checksum'),
+    ('version', 'is of format version 9'),
+    ('metadata', 'its metadata do not fit their checksum'),
+    ('foreign', 'is not a graph of tools/export.py'),
+])
+def test_altered_files_are_refused(exported, tmp_path, change, message):
+    cfg, model, path = exported
+    graph = onnx.load(path)
+    entries = {entry.key: entry for entry in graph.metadata_props}
+    if change == 'graph':
+        weight = next(value for value in graph.graph.initializer
+                      if value.name == 'backbone.conv1.weight')
+        weight.raw_data = bytes([weight.raw_data[0] ^ 1]) + weight.raw_data[1:]
+    elif change == 'version':
+        entries['version'].value = '9'
+    elif change == 'metadata':
+        entries['config'].value += ' '
+    elif change == 'foreign':
+        del graph.metadata_props[:]
+    data = graph.SerializeToString()
+    broken = tmp_path / 'broken.onnx'
+    broken.write_bytes(data[:len(data) // 2] if change == 'cut' else data)
+    with pytest.raises(LCQError, match=f'broken.onnx: .*{message}'):
+        run_graph_in_(model, str(broken), cfg.model.to_dict())
+
+
+def test_parts_of_two_stages_are_apart(exported):
+    """The second stage computes nothing of the first."""
+    _, _, path = exported
+    model = onnx.load(path)
+    outputs = ['second_stage.cls_score', 'second_stage.bbox_pred']
+    graph = Graph(model, [POOLED], outputs)
+    scores, deltas = graph(torch.randn(7, 16, 7, 7))
+    assert (scores.shape, deltas.shape) == ((7, 11), (7, 40))
+    assert Graph(model, [IMAGE], ['head.0.0'])(torch.randn(
+        1, 3, 64, 96))[0].shape[2:] == (16, 24)
