@@ -1,4 +1,5 @@
 """Watch what the quantizers would get, and fill in clip and theta from it."""
+import math
 import random
 from contextlib import ExitStack, contextmanager
 from typing import Dict, Iterator, List
@@ -35,11 +36,13 @@ class Observation:
         x = x.detach()
         if not x.numel():
             return
-        if not x.isfinite().all():
+        # Either is NaN where a value is.
+        low, high = torch.stack(x.aminmax()).tolist()
+        if not (math.isfinite(low) and math.isfinite(high)):
             self.finite = False
             return
-        self.minimum = min(self.minimum, x.min().item())
-        self.maximum = max(self.maximum, x.max().item())
+        self.minimum = min(self.minimum, low)
+        self.maximum = max(self.maximum, high)
         index = torch.randint(x.numel(), (2**15, ))
         self._samples.append(x.flatten()[index.to(x.device)].float())
 
@@ -50,10 +53,9 @@ class Observation:
 
     def samples(self) -> Tensor:
         """Return at most 2**16 values and both extremes, shape (N)."""
-        values = torch.cat(self._samples)
-        values = values[torch.randperm(len(values))[:_MAX_SAMPLES]]
-        return torch.cat(
-            [values, values.new_tensor([self.minimum, self.maximum])])
+        share = _MAX_SAMPLES // len(self._samples)
+        extremes = self._samples[0].new_tensor([self.minimum, self.maximum])
+        return torch.cat([*(part[:share] for part in self._samples), extremes])
 
 
 @contextmanager

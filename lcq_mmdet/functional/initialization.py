@@ -2,16 +2,17 @@
 
 All errors are sums of squares taken from sorted samples and their prefix
 sums, so a candidate costs one binary search a level, whatever the number of
-samples N.
+samples N. That is many steps on few numbers, so they are taken in numpy.
 """
 from typing import Tuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lcq_mmdet.errors import LCQError
 
-from .companding import expand, levels, num_steps
+from .companding import num_steps
 
 _MIN_HEIGHT = 1e-4
 
@@ -20,31 +21,33 @@ class _Magnitudes:
     """Sorted magnitudes with prefix sums of their powers 0, 1 and 2."""
 
     def __init__(self, x: Tensor, signed: bool) -> None:
-        x = x.detach().flatten().double()
-        x = x.abs() if signed else x
-        self.sorted = x[x > 0].sort().values
-        if not len(self.sorted):
+        x = x.detach().flatten()
+        x = x if x.dtype == torch.float64 else x.float()
+        values = (x.abs() if signed else x).cpu().numpy()
+        positive = values[values > 0]
+        if not len(positive):
             raise LCQError(
                 f'x: no {"non-zero" if signed else "positive"} value among '
                 f'{len(x)}; there is nothing to place levels on')
-        if not self.sorted[-1].isfinite() or x.isnan().any():
+        if not np.isfinite(positive).all() or np.isnan(values).any():
             raise LCQError('x: must be finite')
-        powers = torch.stack(
-            [torch.ones_like(self.sorted), self.sorted, self.sorted**2])
-        self.sums = torch.nn.functional.pad(powers.cumsum(1), (1, 0))
+        self.sorted = np.sort(positive).astype(np.float64)
+        self.max = self.sorted[-1]
+        self._sums = np.zeros((3, len(positive) + 1))
+        self._sums[0] = np.arange(len(positive) + 1)
+        np.cumsum(self.sorted, out=self._sums[1, 1:])
+        np.cumsum(self.sorted**2, out=self._sums[2, 1:])
 
-    @property
-    def max(self) -> Tensor:
-        return self.sorted[-1]
-
-    def cell_sums(self, thresholds: Tensor) -> Tensor:
+    def cell_sums(self, thresholds: np.ndarray) -> np.ndarray:
         """Sum powers between thresholds (..., s): shape (3, ..., s + 1)."""
-        ends = torch.searchsorted(self.sorted, thresholds.contiguous())
-        ends = torch.nn.functional.pad(ends, (1, 0))
-        ends = torch.nn.functional.pad(ends, (0, 1), value=len(self.sorted))
-        return self.sums[:, ends].diff(dim=-1)
+        ends = np.zeros((*thresholds.shape[:-1], thresholds.shape[-1] + 2),
+                        np.int64)
+        ends[..., 1:-1] = np.searchsorted(self.sorted, thresholds)
+        ends[..., -1] = len(self.sorted)
+        sums = self._sums[:, ends]
+        return sums[..., 1:] - sums[..., :-1]
 
-    def error(self, thresholds: Tensor, values: Tensor) -> Tensor:
+    def error(self, thresholds: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Sum the squared errors of rounding to values (..., s + 1)."""
         count, first, second = self.cell_sums(thresholds)
         return (second - 2 * values * first + values**2 * count).sum(-1)
@@ -68,64 +71,61 @@ def quantization_error(x: Tensor, clip: Tensor, theta: Tensor, bits: int,
     Raises:
         LCQError: If there is no usable sample or ``bits`` is invalid.
     """
-    return _error(_Magnitudes(x, signed), clip.double(), theta.double(), bits,
-                  signed) / x.numel()
+    error = _error(
+        _Magnitudes(x, signed), clip.item(),
+        theta.double().softmax(0).cpu().numpy(), num_steps(bits, signed))
+    return torch.tensor(error / x.numel(), device=x.device).double()
 
 
-def _error(magnitudes: _Magnitudes, clip: Tensor, theta: Tensor, bits: int,
-           signed: bool) -> Tensor:
-    s = num_steps(bits, signed)
-    halves = torch.arange(s, dtype=theta.dtype, device=theta.device) + 0.5
-    return magnitudes.error(clip * expand(halves / s, theta),
-                            clip * levels(theta, bits, signed))
+def _error(magnitudes: _Magnitudes, clip: float, heights: np.ndarray,
+           s: int) -> float:
+    """Sum the squared errors of the compander with rises (K) that sum to 1."""
+    knots = np.concatenate([[0.], heights.cumsum()])
+    edges = np.linspace(0, 1, len(knots))
+    # f^-1, linear in between: where codes change, and the levels of codes.
+    points = clip * np.interp(np.arange(2 * s + 1) / (2 * s), knots, edges)
+    return magnitudes.error(points[1::2], points[::2])
 
 
-def _uniform_clip(magnitudes: _Magnitudes, s: int) -> Tensor:
-    clips = magnitudes.max * torch.logspace(
-        -2, 0, 128, dtype=torch.double, device=magnitudes.max.device)
-    codes = torch.arange(s + 1, dtype=torch.double, device=clips.device)
+def _uniform_clip(magnitudes: _Magnitudes, s: int) -> float:
+    clips = magnitudes.max * np.logspace(-2, 0, 128)
+    codes = np.arange(s + 1)
     thresholds = clips[:, None] * (codes[1:] - 0.5) / s
     errors = magnitudes.error(thresholds, clips[:, None] * codes / s)
     return clips[errors.argmin()]
 
 
-def _asymptotic_levels(magnitudes: _Magnitudes, fractions: Tensor) -> Tensor:
+def _asymptotic_levels(magnitudes: _Magnitudes,
+                       fractions: np.ndarray) -> np.ndarray:
     """Place levels with a density of p^(1/3) (Panter and Dite, 1951).
 
     Args:
         magnitudes: Samples.
         fractions: Share of the levels below each, in [0, 1], shape (L).
     """
-    edges = magnitudes.max * torch.linspace(
-        0, 1, 1025, dtype=torch.double, device=magnitudes.max.device)
+    edges = magnitudes.max * np.linspace(0, 1, 1025)
     count, _, _ = magnitudes.cell_sums(edges[1:-1])
-    cumulative = (count + 1e-3).pow(1 / 3).cumsum(0)
-    cumulative = torch.nn.functional.pad(cumulative / cumulative[-1], (1, 0))
-    return _interpolate(fractions, cumulative, edges)
+    cumulative = np.concatenate([[0.], np.cbrt(count + 1e-3).cumsum()])
+    return np.interp(fractions, cumulative / cumulative[-1], edges)
 
 
 def _lloyd_max_levels(magnitudes: _Magnitudes, s: int,
                       num_iters: int,
-                      zero: bool = True) -> Tuple[Tensor, Tensor]:
+                      zero: bool = True) -> Tuple[np.ndarray, np.ndarray]:
     """Run Lloyd's algorithm for s + 1 levels, the lowest held at 0 or not."""
-    codes = torch.arange(
-        s + 1, dtype=torch.double, device=magnitudes.max.device)
+    codes = np.arange(s + 1)
     values = _asymptotic_levels(
         magnitudes, codes / (s + 0.5) if zero else (codes + 0.5) / (s + 1))
     for _ in range(num_iters):
         thresholds = (values[1:] + values[:-1]) / 2
         count, first, _ = magnitudes.cell_sums(thresholds)
-        means = torch.where(count > 0, first / count.clamp(min=1), values)
+        means = np.where(count > 0, first / np.maximum(count, 1), values)
         if zero:
             means[0] = 0
+        if (means == values).all():
+            break
         values = means
     return (values[1:] + values[:-1]) / 2, values
-
-
-def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
-    k = torch.searchsorted(xs, x).clamp(1, len(xs) - 1)
-    fraction = (x - xs[k - 1]) / (xs[k] - xs[k - 1])
-    return ys[k - 1] + fraction * (ys[k] - ys[k - 1])
 
 
 def mse_init(x: Tensor, bits: int, signed: bool,
@@ -146,7 +146,7 @@ def mse_init(x: Tensor, bits: int, signed: bool,
         LCQError: If ``x`` has no usable or a non-finite value.
     """
     clip = _uniform_clip(_Magnitudes(x, signed), num_steps(bits, signed))
-    return clip.to(x.dtype), x.new_zeros(num_intervals)
+    return x.new_tensor(clip), x.new_zeros(num_intervals)
 
 
 def lowest_level(x: Tensor, bits: int, num_iters: int = 100) -> Tensor:
@@ -169,7 +169,7 @@ def lowest_level(x: Tensor, bits: int, num_iters: int = 100) -> Tensor:
         num_steps(bits, signed=False),
         num_iters,
         zero=False)
-    return values[0].to(x.dtype) + minimum
+    return minimum + values[0]
 
 
 def lloyd_max_init(x: Tensor,
@@ -202,23 +202,23 @@ def lloyd_max_init(x: Tensor,
     s = num_steps(bits, signed)
     magnitudes = _Magnitudes(x, signed)
     clip = _uniform_clip(magnitudes, s)
-    theta = x.new_zeros(num_intervals, dtype=torch.double)
-    best = _error(magnitudes, clip, theta, bits, signed), clip, theta
+    heights = np.full(num_intervals, 1 / num_intervals)
+    best = _error(magnitudes, clip, heights, s), clip, heights
 
     thresholds, values = _lloyd_max_levels(magnitudes, s, num_iters)
-    inner = torch.stack([thresholds, values[1:]], 1).flatten()[:-1]
-    codes = torch.arange(2 * s + 1, dtype=torch.double, device=x.device)
-    knots = torch.linspace(
-        0, 1, num_intervals + 1, dtype=torch.double, device=x.device)
-    for ratio in torch.linspace(0.8, 1.3, 26).tolist():
-        clip = ratio * values[-1]
+    inner = np.stack([thresholds, values[1:]], 1).flatten()[:-1]
+    knots = np.linspace(0, 1, num_intervals + 1)
+    for clip in np.linspace(0.8, 1.3, 26) * values[-1]:
         if clip <= inner[-1]:
             continue
-        points = torch.cat([inner.new_zeros(1), inner, clip[None]])
-        rises = _interpolate(clip * knots, points, codes / (2 * s)).diff()
-        theta = rises.clamp(min=_MIN_HEIGHT).log()
-        theta = theta - theta.mean()
-        error = _error(magnitudes, clip, theta, bits, signed)
+        points = np.concatenate([[0.], inner, [clip]])
+        rises = np.diff(
+            np.interp(clip * knots, points,
+                      np.arange(2 * s + 1) / (2 * s)))
+        heights = np.maximum(rises, _MIN_HEIGHT)
+        heights /= heights.sum()
+        error = _error(magnitudes, clip, heights, s)
         if error < best[0]:
-            best = error, clip, theta
-    return best[1].to(x.dtype), best[2].to(x.dtype)
+            best = error, clip, heights
+    theta = np.log(best[2])
+    return x.new_tensor(best[1]), x.new_tensor(theta - theta.mean())
