@@ -255,7 +255,8 @@ class LCQQuantizer(nn.Module):
         return self._quantize(x, normalized=self.weight_norm != 'none')
 
     def _quantize(self, x: Tensor, normalized: bool = False) -> Tensor:
-        clip, offset = self.clip, self.lowest
+        clip: Tensor = self.clip
+        offset = self.lowest
         if self.offset is not None and offset is None:
             # DDP waits for a gradient of every parameter.
             clip = torch.add(clip, self.offset, alpha=0)

@@ -14,6 +14,7 @@ from lcq_mmdet.functional import (KERNELS, lcq_quantize,
                                   lcq_quantize_reference, levels)
 from lcq_mmdet.kernels.cells import make_tables
 from lcq_mmdet.kernels.cpu import lcq_quantize_cpu
+from lcq_mmdet.kernels.cpu_tables import make_tables as make_cpu_tables
 
 QUANTIZERS = [(bits, signed) for bits in (2, 3, 4, 8)
               for signed in (True, False)]
@@ -71,11 +72,12 @@ def kernel(request):
     return lcq_quantize
 
 
-def run(function, x, clip, theta, dy, bits, signed, offset=None):
+def run(function, x, clip, theta, dy, bits, signed, offset=None,
+        normalized=False):
     x, clip, theta, offset = (
         None if t is None else t.detach().clone().requires_grad_()
         for t in (x, clip, theta, offset))
-    y = function(x, clip, theta, bits, signed, offset)
+    y = function(x, clip, theta, bits, signed, offset, normalized)
     y.backward(dy.to(y.dtype))
     grads = dict(y=y.detach(), x=x.grad, clip=clip.grad, theta=theta.grad)
     return grads if offset is None else dict(grads, offset=offset.grad)
@@ -136,6 +138,62 @@ def test_values_on_knots_thresholds_levels_and_clip(kernel, num_intervals,
     assert torch.equal(ours, same)
 
 
+def test_thresholds_within_rounding_errors_of_a_knot():
+    """There a code may fall, and the CPU kernel looks codes up."""
+    clip, falls = torch.tensor(1.7), 0
+    x = clip / 2 + torch.arange(-64, 65) * 2.**-24
+    for seed in range(120):
+        half = torch.randn(8, generator=torch.Generator().manual_seed(seed))
+        theta = torch.cat([half, half.flip(0)])
+        assert torch.equal(
+            lcq_quantize_cpu(x, clip, theta, 4, False),
+            lcq_quantize_reference(x, clip, theta, 4, False))
+        tables = make_cpu_tables(
+            theta.softmax(0).numpy(), 15, clip.numpy()[()])
+        falls += not len(tables.thresholds)
+    assert 0 < falls < 120
+
+
+@pytest.mark.parametrize('bits', [2, 4, 6])
+def test_values_beside_thresholds(kernel, bits):
+    clip, theta = torch.tensor(1.7), torch.randn(16)
+    heights = theta.cpu().softmax(0).numpy()
+    found = make_cpu_tables(heights, 2**bits - 1, clip.cpu().numpy()[()])
+    at = torch.from_numpy(found.thresholds).to(clip.device)
+    at = at[at.isfinite()]
+    assert len(at) == 2**bits - 1
+    for x in (at, at.nextafter(at - 1), at.nextafter(at + 1)):
+        assert_same(kernel, x, clip, theta, bits, False)
+    below = kernel(at.nextafter(at - 1), clip, theta, bits, False)
+    assert (below < kernel(at, clip, theta, bits, False)).all()
+
+
+@pytest.mark.parametrize('signed', [True, False])
+def test_subnormal_values(kernel, signed):
+    clip = torch.tensor(2.**-126)
+    x = torch.randn(1023) * clip
+    assert (x.abs() < clip).any()
+    assert_same(kernel, x, clip, torch.randn(16), 4, signed)
+
+
+@pytest.mark.parametrize('offset', [None, -1.4])
+@pytest.mark.parametrize('x', [
+    torch.randn(4099, generator=torch.Generator().manual_seed(0)) * 0.02,
+    torch.arange(1023.) + 1e4,
+    torch.full((7, ), 0.3),
+], ids=['centered', 'shifted', 'constant'])
+def test_in_units_of_the_deviation(kernel, x, offset):
+    x = x.to('cuda' if HAS_GPU else 'cpu')
+    offset = None if offset is None else torch.tensor(offset)
+    arguments = (x, torch.tensor(2.7), torch.randn(16) * 0.5,
+                 torch.randn(x.shape), 4, offset is None, offset, True)
+    ours = run(kernel, *arguments)
+    same = run(lcq_quantize_reference, *arguments)
+    for label, value in same.items():
+        torch.testing.assert_close(
+            ours[label], value, rtol=1e-4, atol=2e-4, msg=label)
+
+
 @pytest.mark.parametrize('signed', [True, False])
 def test_nan_and_infinity(kernel, signed):
     x = torch.tensor([float('nan'), float('inf'), float('-inf'), 0., -0., 1.])
@@ -187,6 +245,15 @@ def test_half_precision_computes_in_float32(kernel, dtype):
     assert y.dtype == dtype
     expected = lcq_quantize_reference(x.float(), clip, theta, 4, True)
     assert torch.equal(y, expected.to(dtype))
+
+
+def test_double_precision_is_kept(kernel):
+    arguments = (torch.randn(100).double(), torch.tensor(1.7).double(),
+                 torch.randn(16).double(), torch.randn(100).double(), 4, True)
+    ours = run(kernel, *arguments)
+    for label, value in run(lcq_quantize_reference, *arguments).items():
+        assert value.dtype == torch.float64
+        assert torch.equal(ours[label], value), label
 
 
 def test_autocast_changes_nothing(kernel):
@@ -303,7 +370,7 @@ def test_triton_compiles_for_hopper(monkeypatch, tmp_path):
 def test_cuda_kernel_is_registered(triton_kernel, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(kernels, 'KERNELS', {})
-    kernels._register()
+    kernels.use('auto')
     assert kernels.KERNELS['cuda'] is triton_kernel.lcq_quantize_cuda
 
 
@@ -311,7 +378,7 @@ def test_without_triton_the_reference_runs_after_one_warning(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(kernels, 'KERNELS', {})
     monkeypatch.setitem(sys.modules, 'lcq_mmdet.kernels.cuda', None)
-    kernels._register()
+    kernels.use('auto')
     arguments = torch.randn(9), torch.tensor(1.), torch.zeros(16), 4, True
     with pytest.warns(UserWarning, match='Triton'):
         y = kernels.KERNELS['cuda'](*arguments)
@@ -320,7 +387,7 @@ def test_without_triton_the_reference_runs_after_one_warning(monkeypatch):
 
 
 @pytest.mark.parametrize('choice, expected', [('reference', '{}'),
-                                              ('numba', 'LCQ_KERNELS')])
+                                              ('fast', 'LCQ_KERNELS')])
 def test_environment_chooses(choice, expected, monkeypatch):
     monkeypatch.setenv('LCQ_KERNELS', choice)
     code = 'import lcq_mmdet.kernels as k; print(k.KERNELS)'
@@ -328,3 +395,47 @@ def test_environment_chooses(choice, expected, monkeypatch):
                             capture_output=True,
                             text=True)
     assert expected in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize('choice, devices', [('numba', {'cpu'}),
+                                             ('triton', {'cuda'}),
+                                             ('reference', set())])
+def test_kernels_are_chosen_by_hand(choice, devices, monkeypatch):
+    if choice == 'triton':
+        pytest.importorskip('triton')
+    monkeypatch.setattr(kernels, 'KERNELS', {'cpu': None})
+    kernels.use(choice)
+    assert kernels.KERNELS.keys() == devices
+
+
+@pytest.mark.parametrize('choice, module', [('numba', 'cpu'),
+                                            ('triton', 'cuda')])
+def test_chosen_kernel_that_is_not_installed_is_named(choice, module,
+                                                      monkeypatch):
+    monkeypatch.setattr(kernels, 'KERNELS', {})
+    monkeypatch.setitem(sys.modules, f'lcq_mmdet.kernels.{module}', None)
+    with pytest.raises(LCQError, match=f"'pip install {choice}'"):
+        kernels.use(choice)
+
+
+WRONG_ARGUMENTS = {
+    'integer': (dict(x=torch.arange(5)), 'x: torch.int64, '),
+    'complex': (dict(x=torch.ones(5, dtype=torch.cfloat)), 'x: torch.complex'),
+    'integer_clip': (dict(clip=torch.tensor(1)), 'clip: torch.int64, '),
+    'clip': (dict(clip=torch.ones(1)), r'clip: shape \(1,\), must be \(\)'),
+    'theta': (dict(theta=torch.ones(2, 8)), r'theta: shape \(2, 8\), '),
+    'no_theta': (dict(theta=torch.ones(0)), r'theta: shape \(0,\), must be'),
+    'offset': (dict(signed=False, offset=torch.ones(5)), 'offset: shape '),
+    'device': (dict(theta=torch.ones(16, device='meta')), 'theta: on meta '),
+    'bits': (dict(bits=1), 'bits=1: '),
+}
+
+
+@pytest.mark.parametrize('changed, message', WRONG_ARGUMENTS.values(),
+                         ids=WRONG_ARGUMENTS)
+@pytest.mark.parametrize('function', [lcq_quantize, lcq_quantize_reference])
+def test_wrong_argument_is_named(function, changed, message):
+    arguments = dict(x=torch.randn(5), clip=torch.tensor(1.),
+                     theta=torch.zeros(16), bits=4, signed=True)
+    with pytest.raises(LCQError, match=message):
+        function(**{**arguments, **changed})

@@ -147,11 +147,33 @@ def levels(theta: Tensor, bits: int, signed: bool) -> Tensor:
     return expand(codes / s, theta)
 
 
-def check_offset(signed: bool) -> None:
-    """Raise an ``LCQError`` if a quantizer with an offset is signed."""
-    if signed:
-        raise LCQError('signed=True: a quantizer with an offset has levels '
-                       'above it only, set signed=False')
+def check_arguments(x: Tensor, clip: Tensor, theta: Tensor, signed: bool,
+                    offset: Optional[Tensor]) -> None:
+    """Check shapes, types and devices, without reading a value.
+
+    Raises:
+        LCQError: If an argument of :func:`lcq_quantize_reference` does not
+            fit the others; the message names it.
+    """
+    tensors: 'list[tuple[str, Tensor, Optional[int]]]' = [
+        ('x', x, None), ('clip', clip, 0), ('theta', theta, 1)
+    ]
+    if offset is not None:
+        if signed:
+            raise LCQError('signed=True: a quantizer with an offset has '
+                           'levels above it only, set signed=False')
+        tensors.append(('offset', offset, 0))
+    for name, value, num_dims in tensors:
+        if not value.is_floating_point():
+            raise LCQError(f'{name}: {value.dtype}, must be of a floating '
+                           f'type; convert it with {name}.float()')
+        if value.device != x.device:
+            raise LCQError(f'{name}: on {value.device} and x on {x.device}; '
+                           f'move it with {name}.to(x.device)')
+        if num_dims is not None and (value.dim() != num_dims
+                                     or not value.numel()):
+            raise LCQError(f'{name}: shape {tuple(value.shape)}, must be '
+                           f'{"(K)" if num_dims else "()"}')
 
 
 def deviation(x: Tensor) -> Tensor:
@@ -203,8 +225,9 @@ def lcq_quantize_reference(x: Tensor,
         Quantized values, shape (N), dtype of ``x``.
 
     Raises:
-        LCQError: If ``bits`` is not an integer from 2 to 8, or a signed
-            quantizer has an offset.
+        LCQError: If ``bits`` is not an integer from 2 to 8, a signed
+            quantizer has an offset, or a tensor has a type, shape or device
+            that does not fit.
 
     Examples:
         >>> x = torch.tensor([-2., 0.1, 0.4, 3.], requires_grad=True)
@@ -215,11 +238,11 @@ def lcq_quantize_reference(x: Tensor,
         ([-1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0])
     """
     s = num_steps(bits, signed)
+    check_arguments(x, clip, theta, signed, offset)
     if normalized:
         unit = deviation(x)
         clip, offset = clip * unit, None if offset is None else offset * unit
     if offset is not None:
-        check_offset(signed)
         y = lcq_quantize_reference(x - offset, clip, theta, bits, False)
         return (offset + y).to(x.dtype)
     if not signed:

@@ -4,7 +4,7 @@ from typing import Callable, Dict, Optional
 import torch
 from torch import Tensor
 
-from .companding import check_offset, lcq_quantize_reference
+from .companding import check_arguments, lcq_quantize_reference
 
 Kernel = Callable[
     [Tensor, Tensor, Tensor, int, bool, Optional[Tensor], bool], Tensor]
@@ -30,8 +30,7 @@ def lcq_quantize(x: Tensor,
         ...              torch.zeros(16), bits=2, signed=False)
         tensor([0.3333, 1.0000])
     """
-    if offset is not None:
-        check_offset(signed)
+    check_arguments(x, clip, theta, signed, offset)
     kernel = KERNELS.get(x.device.type, lcq_quantize_reference)
     # What is compiled is made fast there, and cannot look into all kernels.
     if (x.dtype == torch.float64 or not x.numel()

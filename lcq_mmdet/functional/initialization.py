@@ -84,7 +84,7 @@ def _error(magnitudes: _Magnitudes, clip: float, heights: np.ndarray,
     edges = np.linspace(0, 1, len(knots))
     # f^-1, linear in between: where codes change, and the levels of codes.
     points = clip * np.interp(np.arange(2 * s + 1) / (2 * s), knots, edges)
-    return magnitudes.error(points[1::2], points[::2])
+    return magnitudes.error(points[1::2], points[::2]).item()
 
 
 def _uniform_clip(magnitudes: _Magnitudes, s: int) -> float:

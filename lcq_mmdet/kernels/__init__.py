@@ -1,7 +1,7 @@
 """Fast implementations of ``lcq_mmdet.functional.lcq_quantize``.
 
 Importing this package registers what the machine can run. The environment
-variable ``LCQ_KERNELS=reference`` keeps to the plain torch reference.
+variable ``LCQ_KERNELS`` or a call of :func:`use` chooses by hand.
 """
 import os
 import warnings
@@ -11,7 +11,7 @@ import torch
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import KERNELS, lcq_quantize_reference
 
-_CHOICES = ('auto', 'reference')
+_CHOICES = ('auto', 'numba', 'triton', 'reference')
 
 
 def _without_triton(*arguments):
@@ -23,27 +23,44 @@ def _without_triton(*arguments):
     return lcq_quantize_reference(*arguments)
 
 
-def _register() -> None:
-    choice = os.environ.get('LCQ_KERNELS', 'auto')
+def use(choice: str) -> None:
+    """Choose what computes ``lcq_quantize`` from now on.
+
+    Args:
+        choice: ``'auto'``, the fastest there is for each device;
+            ``'numba'``, the CPU kernel, and ``'triton'``, the CUDA kernel,
+            with the reference elsewhere; or ``'reference'`` everywhere.
+
+    Raises:
+        LCQError: If it is none of them, or what it needs is not installed.
+    """
     if choice not in _CHOICES:
         raise LCQError(f'LCQ_KERNELS={choice!r}: must be one of '
                        f'{", ".join(_CHOICES)}')
-    if choice == 'reference':
-        return
-    try:
-        from .cpu import lcq_quantize_cpu
-    except ImportError:
-        warnings.warn('numba is not installed: LCQ runs several times slower '
-                      "on the CPU. Install it with 'pip install numba'.")
-    else:
-        KERNELS['cpu'] = lcq_quantize_cpu
-    if torch.cuda.is_available():
+    KERNELS.clear()
+    if choice in ('auto', 'numba'):
+        try:
+            from .cpu import lcq_quantize_cpu
+        except ImportError:
+            if choice == 'numba':
+                raise LCQError("LCQ_KERNELS='numba': numba is not installed; "
+                               "install it with 'pip install numba'")
+            warnings.warn('numba is not installed: LCQ runs several times '
+                          'slower on the CPU. Install it with '
+                          "'pip install numba'.")
+        else:
+            KERNELS['cpu'] = lcq_quantize_cpu
+    if choice == 'triton' or choice == 'auto' and torch.cuda.is_available():
         try:
             from .cuda import lcq_quantize_cuda
         except ImportError:
+            if choice == 'triton':
+                raise LCQError("LCQ_KERNELS='triton': Triton, for torch 2.4 "
+                               'or later, is not installed; install it with '
+                               "'pip install triton'")
             KERNELS['cuda'] = _without_triton
         else:
             KERNELS['cuda'] = lcq_quantize_cuda
 
 
-_register()
+use(os.environ.get('LCQ_KERNELS', 'auto'))

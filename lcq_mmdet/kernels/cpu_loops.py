@@ -14,7 +14,7 @@ from numba import njit, prange
 
 from lcq_mmdet.functional import MIN_DEVIATION
 
-from .cpu_tables import (GROUP, Tables, code_in, interval_of, make_tables)
+from .cpu_tables import GROUP, code_in, interval_of, make_tables
 
 _TILE = 512
 #: Tiles whose sums are added up in float32 before they go to float64.
