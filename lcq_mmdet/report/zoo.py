@@ -273,7 +273,8 @@ def _inputs(size: Sequence[int], is_video: bool) -> Dict[str, Any]:
             text=('thing', ),
             custom_entities=True))
     boxes = torch.tensor([[0., 0., 32., 32.], [16., 8., 60., 70.]])
-    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.zeros(2).long())
+    sample.gt_instances = InstanceData(
+        bboxes=boxes, labels=torch.zeros(2, dtype=torch.long))
     # Some do without a network that proposes.
     sample.proposals = InstanceData(bboxes=boxes)
     if not is_video:
