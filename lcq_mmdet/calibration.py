@@ -99,7 +99,7 @@ def check_reached(observations: Dict[str, Observation]) -> None:
 @torch.no_grad()
 def initialize_(model: nn.Module,
                 observations: Dict[str, Observation]) -> List[str]:
-    """Fill in the quantizers that have no values yet, in place.
+    """Fill in the observed quantizers that have no values yet, in place.
 
     An input without a negative value is quantized without sign.
 
@@ -121,6 +121,8 @@ def initialize_(model: nn.Module,
                 'calibration; check load_from, or add it to model.exclude')
     filled = []
     for name, layer in lcq_layers(model):
+        if name not in observations:
+            continue
         if not layer.act_quantizer.is_initialized:
             layer.act_quantizer.initialize_(
                 observations[name].samples(),

@@ -75,10 +75,12 @@ def count_macs(model: nn.Module) -> Iterator['Counter[str]']:
 
 
 def _count_layer(macs: 'Counter[str]', name: str, module: Any, inputs: tuple,
-                 kwargs: Dict[str, Any], output: Tensor) -> None:
+                 kwargs: Dict[str, Any], output: Any) -> None:
     transposed = getattr(module, 'transposed', False)
-    positions: Tensor = inputs[0] if transposed else output
-    macs[name] += positions.numel() * module.weight[0].numel()
+    positions: Any = inputs[0] if transposed else output
+    # TridentNet's convolution gives one tensor for each dilation.
+    for tensor in [positions] if isinstance(positions, Tensor) else positions:
+        macs[name] += tensor.numel() * module.weight[0].numel()
 
 
 def _count_projections(macs: 'Counter[str]', name: str, module: Any,

@@ -8,11 +8,13 @@ from typing import (Any, Callable, Dict, Iterator, List, Mapping, Optional,
 
 import mmdet
 import torch
-from mmdet.structures import DetDataSample
+from mmdet.models import TrackDataPreprocessor
+from mmdet.structures import DetDataSample, TrackDataSample
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.dist import is_distributed
 from mmengine.registry import MODELS
+from mmengine.structures import InstanceData
 from rich import box
 from rich.table import Table
 from torch import Tensor, distributed, nn
@@ -162,10 +164,9 @@ def _check(path: str, modules: Optional[Sequence[str]]) -> Row:
     with observe(model) as observations, count_macs(model) as macs:
         run(model)
     unreached = [n for n, seen in observations.items() if not seen.reached]
-    initialize_(model, {
-        name: seen
-        for name, seen in observations.items() if seen.reached
-    })
+    for name in unreached:
+        del observations[name]
+    initialize_(model, observations)
     outputs = run(model)
     if not all(t.isfinite().all() for t in outputs):
         raise LCQError('the quantized model gives values that are not finite')
@@ -204,7 +205,9 @@ def _single_process() -> None:
 
 def _build(cfg: Config) -> nn.Module:
     model = MODELS.build(_without_weights(copy.deepcopy(cfg.model)))
-    return model.eval()
+    # Not every detector's eval() returns it.
+    model.eval()
+    return model
 
 
 def _without_weights(cfg: Any) -> Any:
@@ -240,8 +243,20 @@ def _runner_of(
 def _forward(model: nn.Module, mode: str,
              size: Sequence[int]) -> List[Tensor]:
     """Run a detector on the same noise each time; return all its tensors."""
-    # What tracks or segments videos wraps what detects.
+    # What tracks objects wraps what detects.
     detector: Any = getattr(model, 'detector', None) or model
+    data = detector.data_preprocessor(
+        _inputs(size, isinstance(detector.data_preprocessor,
+                                 TrackDataPreprocessor)), False)
+    if isinstance(data['inputs'], list):
+        data['inputs'] = torch.stack(data['inputs']).float()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return list(_tensors(detector(**data, mode=mode)))
+
+
+def _inputs(size: Sequence[int], is_video: bool) -> Dict[str, Any]:
+    """Make a batch of one image, or of a video with one, of noise."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(
         256, (3, *size), generator=generator, dtype=torch.uint8)
@@ -254,13 +269,20 @@ def _forward(model: nn.Module, mode: str,
             pad_shape=tuple(size),
             batch_input_shape=tuple(size),
             scale_factor=(1., 1.),
+            frame_id=0,
             text=('thing', ),
             custom_entities=True))
-    data = detector.data_preprocessor(
-        dict(inputs=[image], data_samples=[sample]), False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return list(_tensors(detector(**data, mode=mode)))
+    boxes = torch.tensor([[0., 0., 32., 32.], [16., 8., 60., 70.]])
+    sample.gt_instances = InstanceData(
+        bboxes=boxes, labels=torch.zeros(2, dtype=torch.long))
+    # Some do without a network that proposes.
+    sample.proposals = InstanceData(bboxes=boxes)
+    if not is_video:
+        return dict(inputs=[image], data_samples=[sample])
+    video = TrackDataSample()
+    video.video_data_samples = [sample]
+    video.set_metainfo(dict(key_frames_inds=[0], ref_frames_inds=[]))
+    return dict(inputs=[image[None]], data_samples=[video])
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
