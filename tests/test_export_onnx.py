@@ -10,7 +10,7 @@ from onnx import TensorProto
 from torch import nn
 
 from lcq_mmdet import LCQError
-from lcq_mmdet.export.graphs import export_onnx, run_graph_in_, writer
+from lcq_mmdet.export.graphs import export_onnx, integer, run_graph_in_, writer
 from lcq_mmdet.export.graphs.network import IMAGE, POOLED, DetectorNetwork
 from lcq_mmdet.export.graphs.session import Graph
 
@@ -193,3 +193,40 @@ def test_parts_of_two_stages_are_apart(exported):
     assert (scores.shape, deltas.shape) == ((7, 11), (7, 40))
     assert Graph(model, [IMAGE], ['head.0.0'])(torch.randn(
         1, 3, 64, 96))[0].shape[2:] == (16, 24)
+
+
+@pytest.mark.parametrize('mode', ['exact', 'relaxed'])
+@torch.no_grad()
+def test_integers_compute_what_floats_do(mode, tmp_path):
+    cfg, model = calibrated()
+    path = tmp_path / 'model.onnx'
+    images = DetectorNetwork(model).example(64, 96)[:1]
+    export_onnx(model, str(path), cfg.to_dict(), int8=mode, images=images)
+    network = DetectorNetwork(model)
+    for found, expected in zip(graph_of(path)(*images), network(*images)):
+        assert (found - expected).norm() < 0.5 * expected.norm()
+    written = onnx.load(path)
+    constants = {value.name: value for value in written.graph.initializer}
+    made = {node.output[0]: node for node in written.graph.node}
+    count = 0
+    for node in written.graph.node:
+        if node.op_type == 'Conv' and node.input[1] in made:
+            codes = constants[made[node.input[1]].input[0]]
+            assert codes.data_type == TensorProto.INT8
+            assert made[node.input[0]].op_type == 'DequantizeLinear'
+            count += 1
+    assert count == 28
+    assert ('Gather' in {made[made[n.input[0]].input[0]].op_type
+                         for n in written.graph.node if n.op_type == 'Conv'
+                         and n.input[0] in made}) == (mode == 'exact')
+
+
+def test_wrong_integers_replace_nothing(tmp_path, monkeypatch):
+    cfg, model = calibrated()
+    step = integer.weight_step
+    monkeypatch.setattr(integer, 'weight_step',
+                        lambda *args: step(*args) / 2)
+    with pytest.raises(LCQError, match='^backbone.conv1: differs by'):
+        export_onnx(model, str(tmp_path / 'model.onnx'), cfg.to_dict(),
+                    int8='relaxed', images=[torch.randn(1, 3, 64, 64)])
+    assert not list(tmp_path.iterdir())

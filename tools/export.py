@@ -1,13 +1,21 @@
 """Write a trained low-bit detector to a packed file or an ONNX graph."""
 import argparse
 import os.path as osp
+from itertools import islice
+from typing import Any, Iterator
 
+from mmengine.config import Config
+from mmengine.runner import Runner
 from mmengine.utils import track_iter_progress
+from torch import Tensor
 
-from lcq_mmdet.cli import add_runner_arguments, load_config, run_tool
+from lcq_mmdet.cli import (add_runner_arguments, check_files, load_config,
+                           run_tool)
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.export import (export_packed, float_bytes, load_quantized,
                               size_table)
+
+_NUM_BATCHES = 8
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,8 +35,21 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='keep what is not quantized in half precision: smaller, results '
         'are not exactly the same')
+    parser.add_argument(
+        '--int8',
+        choices=['exact', 'relaxed'],
+        help='in an ONNX graph, 8-bit integer arithmetic; inputs of layers '
+        'are their levels, rounded to 8 bits (exact), or any 8 bits, clipped '
+        'as learned (relaxed); some training images give the ranges of the rest')
     add_runner_arguments(parser)
     return parser.parse_args()
+
+
+def training_images(cfg: Config, model: Any) -> Iterator[Tensor]:
+    """Load some batches of training images, preprocessed."""
+    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+    for batch in islice(loader, _NUM_BATCHES):
+        yield model.data_preprocessor(batch, False)['inputs']
 
 
 def main() -> None:
@@ -39,7 +60,11 @@ def main() -> None:
                        '.onnx')
     if args.half and suffix == '.onnx':
         raise LCQError('--half: is for packed checkpoints (.safetensors)')
+    if args.int8 and suffix != '.onnx':
+        raise LCQError('--int8: is for ONNX graphs (.onnx)')
     cfg = load_config(args)
+    if args.int8:
+        check_files(cfg, ('train_dataloader', ))
     model, meta = load_quantized(cfg, args.checkpoint)
     common = (model, args.out, cfg.to_dict(), {
         key: meta[key]
@@ -47,7 +72,11 @@ def main() -> None:
     })
     if suffix == '.onnx':
         from lcq_mmdet.export.graphs import export_onnx
-        size = export_onnx(*common, progress=track_iter_progress)
+        size = export_onnx(
+            *common,
+            progress=track_iter_progress,
+            int8=args.int8,
+            images=training_images(cfg, model) if args.int8 else ())
         print(f'\nwritten: {args.out}, {size / 1e6:.3f} MB, '
               f'{size / float_bytes(model):.3f} of the float model')
         return

@@ -1,5 +1,5 @@
 """Building and rewriting ONNX graphs."""
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterable, List, Tuple
 
 import numpy as np
 import onnx
@@ -91,3 +91,22 @@ def conv_attributes(layer: LCQConv2d) -> Dict[str, Any]:
         pads=[top, left, bottom, right],
         dilations=list(layer.dilation),
         group=layer.groups)
+
+
+def with_outputs(
+    model: onnx.ModelProto, names: Iterable[str]
+) -> Tuple[onnx.ModelProto, List[str], List[str]]:
+    """Copy a model and make inner values outputs, too.
+
+    Returns:
+        The copy, and the names of its inputs and outputs.
+    """
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    graph = copied.graph
+    known = {value.name for value in (*graph.input, *graph.output)}
+    graph.output.extend(
+        helper.make_empty_tensor_value_info(name) for name in names
+        if name not in known)
+    return (copied, [value.name for value in graph.input],
+            [value.name for value in graph.output])

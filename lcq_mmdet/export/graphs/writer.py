@@ -1,7 +1,7 @@
 """From a trained quantized model to an ONNX file."""
 import os.path as osp
 from functools import partial
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import onnx
 import torch
@@ -13,7 +13,8 @@ from lcq_mmdet.layers import LCQConv2d
 from ..codebook import Coded, encode
 from ..files import replacing, to_literal
 from ..writer import Progress, check_exportable
-from .builder import is_layer, layer_name
+from .builder import is_layer, layer_name, with_outputs
+from .integer import IntegerLowering, measure_ranges
 from .network import DetectorNetwork
 from .operators import array, lower
 from .session import Graph, write_metadata
@@ -28,7 +29,9 @@ def export_onnx(model: nn.Module,
                 path: str,
                 config: Mapping[str, Any],
                 meta: Mapping[str, Any] = {},
-                progress: Progress = iter) -> int:
+                progress: Progress = iter,
+                int8: Optional[str] = None,
+                images: Iterable[Tensor] = ()) -> int:
     """Write backbone, neck and heads as an ONNX graph.
 
     The file is written under another name, read again and compared with the
@@ -41,6 +44,12 @@ def export_onnx(model: nn.Module,
         config: The full config, as plain data.
         meta: What else a checkpoint's ``meta`` has: plain data.
         progress: Wraps the names of the layers to write.
+        int8: ``None`` for float arithmetic, or how layers get their inputs
+            in 8-bit arithmetic: ``'exact'``, as their levels rounded to 8
+            bits, or ``'relaxed'``, at 8 bits with the learned clip.
+        images: For 8 bits: batches of preprocessed images, shape (batch, 3,
+            height, width), whose maps give the range of what has no learned
+            clip; one or more.
 
     Returns:
         Size of the file in bytes.
@@ -57,12 +66,18 @@ def export_onnx(model: nn.Module,
     weights = {name: _encode(name, layers[name])
                for name in progress(list(layers))}
     graph = lower(traced, layers, weights)
+    verify = _verify
+    if int8 is not None:
+        integer = IntegerLowering(traced, layers)
+        ranges = measure_ranges(graph, integer.streams, network, images)
+        graph = integer.lower(ranges, int8)
+        verify = integer.verify
     write_metadata(graph, *texts)
     with replacing(path) as temporary:
         onnx.save(graph, temporary)
         written = onnx.load(temporary)
         onnx.checker.check_model(written, full_check=True)
-        _verify(written, traced, network, layers)
+        verify(written, traced, network, layers)
         return osp.getsize(temporary)
 
 
@@ -96,12 +111,7 @@ def _verify(written: onnx.ModelProto, traced: onnx.ModelProto,
         for nodes in calls.values() for node in nodes
         for name in (node.input[0], node.output[0])
     }
-    inner -= {value.name for value in (*written.graph.input,
-                                       *written.graph.output)}
-    written.graph.output.extend(
-        map(onnx.helper.make_empty_tensor_value_info, sorted(inner)))
-    graph = Graph(written, network.inputs,
-                  [value.name for value in written.graph.output])
+    graph = Graph(*with_outputs(written, sorted(inner)))
     inputs = network.example(_SIDE, 2 * _SIDE)
     found = dict(zip(graph.inputs + graph.outputs, inputs + graph(*inputs)))
 

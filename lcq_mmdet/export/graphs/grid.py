@@ -1,0 +1,78 @@
+"""The 8-bit numbers that stand for levels."""
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from lcq_mmdet.quantizer import LCQQuantizer
+
+
+class Grid(NamedTuple):
+    """Values (code - zero_point) * step, for codes from 0 to 255.
+
+    Attributes:
+        step: Distance of neighbours.
+        zero_point: Code of 0, 0 to 255.
+    """
+    step: float
+    zero_point: int
+
+    @classmethod
+    def between(cls, low: float, high: float) -> 'Grid':
+        """Make the grid that covers a range and has 0 exactly."""
+        low, high = min(low, 0.), max(high, 0.)
+        step = max(float(np.float32((high - low) / 255)), 1e-12)
+        return cls(step, int(np.clip(round(-low / step), 0, 255)))
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, quantizer: LCQQuantizer) -> 'Grid':
+        """Make the grid of an input quantizer's range."""
+        clip = float(quantizer.clip)
+        if quantizer.is_symmetric:
+            return cls.between(-clip, clip)
+        low = 0. if quantizer.lowest is None else float(quantizer.lowest)
+        return cls.between(low, low + clip)
+
+    def values(self) -> np.ndarray:
+        """List the values of all codes, float32, shape (256)."""
+        codes = np.arange(256, dtype=np.float32) - self.zero_point
+        return codes * np.float32(self.step)
+
+    def codes(self, values: np.ndarray) -> np.ndarray:
+        """Round values to codes, uint8, as QuantizeLinear does."""
+        codes = np.rint(values / np.float32(self.step)) + self.zero_point
+        return codes.clip(0, 255).astype(np.uint8)
+
+
+@torch.no_grad()
+def table(source: Grid, target: Grid, quantizer: LCQQuantizer) -> np.ndarray:
+    """Quantize every value of a grid to the levels of a quantizer.
+
+    Returns:
+        Codes of the rounded levels on the target grid, by the code on the
+        source grid, uint8, shape (256).
+    """
+    values = torch.from_numpy(source.values()).to(quantizer.clip.device)
+    return target.codes(quantizer(values).cpu().numpy())
+
+
+def bounds(source: Grid, target: Grid) -> np.ndarray:
+    """Find the codes on a grid between which the target grid's range is."""
+    ends = target.values()[[0, -1]]
+    return source.codes(ends)
+
+
+@torch.no_grad()
+def weight_step(quantizer: LCQQuantizer, weight: torch.Tensor) -> np.ndarray:
+    """Compute the step of a weight's levels in 8 bits, signed, with 0 at 0.
+
+    Returns:
+        Step in units of the weight, shape () or (out, 1, 1, 1).
+    """
+    clip = quantizer.clip
+    low = -clip if quantizer.lowest is None else quantizer.lowest
+    high = clip if quantizer.lowest is None else low + clip
+    largest = torch.maximum(low.abs(), high.abs())
+    return (quantizer.scale(quantizer.center(weight)) * largest
+            / 127).cpu().numpy()
