@@ -13,6 +13,7 @@ from lcq_mmdet import LCQError
 from lcq_mmdet.export.graphs import export_onnx, integer, run_graph_in_, writer
 from lcq_mmdet.export.graphs.network import IMAGE, POOLED, DetectorNetwork
 from lcq_mmdet.export.graphs.session import Graph
+from lcq_mmdet.layers import LCQLinear
 
 CASES = {
     'W4A4': dict(),
@@ -229,4 +230,16 @@ def test_wrong_integers_replace_nothing(tmp_path, monkeypatch):
     with pytest.raises(LCQError, match='^backbone.conv1: differs by'):
         export_onnx(model, str(tmp_path / 'model.onnx'), cfg.to_dict(),
                     int8='relaxed', images=[torch.randn(1, 3, 64, 64)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_layer_of_an_unknown_kind_is_named(tmp_path):
+    cfg, model = calibrated(modules=('backbone', 'neck', 'bbox_head'))
+    model = copy.deepcopy(model)
+    model.extra = LCQLinear(2, 2)
+    for quantizer in (model.extra.act_quantizer, model.extra.weight_quantizer):
+        quantizer.initialize_(torch.randn(64), signed=True)
+    with pytest.raises(LCQError, match='^extra: a quantized Linear cannot be '
+                       'exported to ONNX'):
+        export(model, cfg, tmp_path / 'model.onnx')
     assert not list(tmp_path.iterdir())

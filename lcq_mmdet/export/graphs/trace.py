@@ -24,6 +24,23 @@ _ERRORS = (RuntimeError, TypeError, ValueError, AttributeError)
 _HEIGHT, _WIDTH = 128, 192
 
 
+def convolutions(model: nn.Module) -> Dict[str, LCQConv2d]:
+    """Return the quantized layers by name.
+
+    Raises:
+        LCQError: If one is no plain convolution.
+    """
+    layers = {}
+    for name, layer in lcq_layers(model):
+        if not isinstance(layer, LCQConv2d):
+            raise LCQError(
+                f'{name}: a quantized {layer.float_class.__name__} cannot be '
+                'exported to ONNX; leave it in float with model.exclude, or '
+                'write a .safetensors file')
+        layers[name] = layer
+    return layers
+
+
 def trace(network: DetectorNetwork) -> onnx.ModelProto:
     """Write a network as an ONNX graph with any batch and image size.
 
@@ -40,7 +57,7 @@ def trace(network: DetectorNetwork) -> onnx.ModelProto:
     """
     network = copy.deepcopy(network).requires_grad_(False)
     detector = network.detector
-    for name, layer in list(lcq_layers(detector)):
+    for name, layer in convolutions(detector).items():
         if layer.padding_mode != 'zeros':
             raise LCQError(f'{name}: padding_mode={layer.padding_mode!r} '
                            'cannot be exported to ONNX')

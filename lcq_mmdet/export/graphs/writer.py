@@ -18,7 +18,7 @@ from .integer import IntegerLowering, measure_ranges
 from .network import DetectorNetwork
 from .operators import array, lower
 from .session import Graph, write_metadata
-from .trace import trace
+from .trace import convolutions, trace
 
 TOLERANCE = 1e-4
 _SIDE = 64
@@ -59,7 +59,8 @@ def export_onnx(model: nn.Module,
             written or computes something else; what is at ``path`` is as it
             was.
     """
-    layers = check_exportable(model)
+    check_exportable(model)
+    layers = convolutions(model)
     network = DetectorNetwork(model)
     texts = to_literal(config), to_literal(meta)
     traced = trace(network)
