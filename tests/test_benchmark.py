@@ -78,6 +78,9 @@ def test_kernels_are_compared_with_those_of_torch(call, tmp_path):
 def test_training_is_compared_with_float(call, tiny_config, tmp_path):
     path, out = tmp_path / 'tiny.py', tmp_path / 'train.json'
     tiny_config.train_dataloader.batch_size = 2
+    # It would have to be downloaded, and is left out.
+    tiny_config.model.backbone.init_cfg = dict(
+        type='Pretrained', checkpoint='torchvision://resnet18')
     tiny_config.dump(path)
     call('benchmark.py', 'train', path, '--bits', 2, '--rounds', 1, '--out',
          out)

@@ -46,6 +46,9 @@ class TrainingSteps:
                     experiment_name=name + osp.basename(folder),
                     visualizer=None,
                     load_from=None)
+                # Nothing is downloaded to measure time.
+                if part.model.get('backbone', {}).get('init_cfg'):
+                    part.model.backbone.init_cfg = None
                 self._runners[name] = Runner.from_cfg(part)
         loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
         batches = iter(loader)
