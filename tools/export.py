@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
         choices=['exact', 'relaxed'],
         help='in an ONNX graph, 8-bit integer arithmetic; inputs of layers '
         'are their levels, rounded to 8 bits (exact), or any 8 bits, clipped '
-        'as learned (relaxed); some training images give the ranges of the rest')
+        'as learned (relaxed); training images give the ranges of the rest')
     add_runner_arguments(parser)
     return parser.parse_args()
 
