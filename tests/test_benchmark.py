@@ -92,6 +92,24 @@ def test_training_is_compared_with_float(call, tiny_config, tmp_path):
     assert all(row['seconds']['step'] > 0 for row in rows)
 
 
+def test_engines_run_the_same_network(call, tiny_config, tmp_path):
+    path, out = tmp_path / 'tiny.py', tmp_path / 'inference.json'
+    tiny_config.dump(path)
+    output = call('benchmark.py', 'inference', path, '--size', 64, 96,
+                  '--rounds', 1, '--out', out)
+    rows = json.loads(out.read_text())['rows']
+    assert [row['name'] for row in rows] == [
+        'torch, float', 'onnxruntime, float',
+        'onnxruntime, its own static 8-bit quantization',
+        'onnxruntime, LCQ in float', 'onnxruntime, LCQ in 8 bits, exact',
+        'onnxruntime, LCQ in 8 bits, relaxed'
+    ]
+    assert all(row['seconds']['network'] > 0 for row in rows)
+    sizes = [row['file_bytes'] for row in rows[1:]]
+    assert max(sizes) == sizes[0] and min(sizes) > 0
+    assert 'tiny, 4 bits, 64 x 96' in output and 'file, MB' in output
+
+
 def test_unknown_config_is_told_in_one_line(call, capsys):
     with pytest.raises(SystemExit):
         call('benchmark.py', 'train', 'none.py')

@@ -4,6 +4,7 @@ All that is compared takes turns in one process; a time is the median.
 """
 import argparse
 import os.path as osp
+import tempfile
 from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 import torch
@@ -39,15 +40,35 @@ def parse_args() -> argparse.Namespace:
     train = commands.add_parser(
         'train',
         help='a training step and the calibration, beside the float detector')
-    train.add_argument(
-        'config', nargs='+', help='config of a float detector, or mmdet::...')
-    train.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the configs')
 
-    for command in (kernels, train):
+    inference = commands.add_parser(
+        'inference',
+        help='the network on the CPU: torch, onnxruntime and 8-bit integers')
+    inference.add_argument(
+        '--modules',
+        nargs='+',
+        metavar='PATTERN',
+        help='what to quantize (default: backbone and neck)')
+    inference.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        default=[480, 640],
+        metavar=('HEIGHT', 'WIDTH'),
+        help='of the image (default: 480 640)')
+
+    for command in (train, inference):
+        command.add_argument(
+            'config',
+            nargs='+',
+            help='config of a float detector, or mmdet::...')
+        command.add_argument(
+            '--cfg-options',
+            nargs='+',
+            action=DictAction,
+            help='override settings of the configs')
+
+    for command in (kernels, train, inference):
         command.add_argument(
             '--bits', type=int, default=4, help='bits, 2 to 8')
         command.add_argument(
@@ -190,11 +211,36 @@ def benchmark_training(args: argparse.Namespace) -> List[Row]:
     return rows
 
 
+def benchmark_inference(args: argparse.Namespace) -> List[Row]:
+    from lcq_mmdet.export.inference import Engines
+    rows = []
+    for path in args.config:
+        cfg = read_config(path)
+        cfg.merge_from_dict(args.cfg_options or {})
+        height, width = args.size
+        case = (f'{osp.splitext(osp.basename(path))[0]}, {args.bits} bits, '
+                f'{height} x {width}')
+        with tempfile.TemporaryDirectory() as folder:
+            engines = Engines(cfg, args.bits, (height, width), folder,
+                              args.modules)
+            seconds = interleaved_medians(engines.calls(), args.rounds)
+        for name, value in seconds.items():
+            row: Row = dict(case=case, name=name, seconds=dict(network=value))
+            if name in engines.file_bytes:
+                row['file_bytes'] = engines.file_bytes[name]
+            rows.append(row)
+    return rows
+
+
+BENCHMARKS = dict(
+    kernels=benchmark_kernels,
+    train=benchmark_training,
+    inference=benchmark_inference)
+
+
 def main() -> None:
     args = parse_args()
-    rows = (
-        benchmark_kernels
-        if args.command == 'kernels' else benchmark_training)(args)
+    rows = BENCHMARKS[args.command](args)
     print(ratio_table(rows))
     if args.out:
         write_record(args.out, rows)

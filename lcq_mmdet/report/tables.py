@@ -74,7 +74,8 @@ def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
 
     Args:
         rows: Dictionaries with ``case``, ``name`` and ``seconds``, times by
-            what was measured; they may have ``peak_memory`` in bytes.
+            what was measured; they may have ``peak_memory`` and
+            ``file_bytes``, both in bytes.
         markdown: Whether to write Markdown.
     """
     first: Dict[str, Row] = {}
@@ -82,25 +83,27 @@ def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
         first.setdefault(row['case'], row)
     measured = list(
         dict.fromkeys(key for row in rows for key in row['seconds']))
-    has_memory = any('peak_memory' in row for row in rows)
+    sizes = [(key, heading)
+             for key, heading in (('peak_memory', 'peak memory, MB'),
+                                  ('file_bytes', 'file, MB'))
+             if any(key in row for row in rows)]
     table = Table(box=box.MARKDOWN if markdown else box.SIMPLE)
     table.add_column('case')
     table.add_column('')
     for key in measured:
         table.add_column(f'{key}, ms', justify='right')
-    if has_memory:
-        table.add_column('peak memory, MB', justify='right')
+    for _, heading in sizes:
+        table.add_column(heading, justify='right')
     for row in rows:
         baseline = first[row['case']]
         cells = [
             _compared(row['seconds'].get(key), baseline['seconds'].get(key),
                       1e-3, row is baseline) for key in measured
         ]
-        if has_memory:
-            cells.append(
-                _compared(
-                    row.get('peak_memory'), baseline.get('peak_memory'), 1e6,
-                    row is baseline))
+        cells += [
+            _compared(row.get(key), baseline.get(key), 1e6, row is baseline)
+            for key, _ in sizes
+        ]
         table.add_row(row['case'] if row is baseline else '', row['name'],
                       *cells)
     return render(table, width=1000 if markdown else 160)
