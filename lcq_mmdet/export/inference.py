@@ -132,4 +132,6 @@ def _build(cfg: Config) -> nn.Module:
     if cfg.model.get('backbone', {}).get('init_cfg'):
         cfg.model.backbone.init_cfg = None
     with MODELS.switch_scope_and_registry(None) as registry:
-        return registry.build(cfg.model).eval().requires_grad_(False)
+        model = registry.build(cfg.model)
+    model.init_weights()
+    return model.eval().requires_grad_(False)

@@ -32,8 +32,6 @@ def lcq_quantize(x: Tensor,
     """
     check_arguments(x, clip, theta, signed, offset)
     kernel = KERNELS.get(x.device.type, lcq_quantize_reference)
-    # torch.compile cannot look into the CPU's kernel, and makes its own.
-    compiled = x.device.type == 'cpu' and torch.compiler.is_compiling()
-    if x.dtype == torch.float64 or not x.numel() or compiled:
+    if x.dtype == torch.float64 or not x.numel():
         kernel = lcq_quantize_reference
     return kernel(x, clip, theta, bits, signed, offset, normalized)

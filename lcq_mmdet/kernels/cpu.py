@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lcq_mmdet.functional import num_steps
+from lcq_mmdet.functional import lcq_quantize_reference, num_steps
 
 from . import cpu_loops
 
@@ -81,6 +81,10 @@ def lcq_quantize_cpu(x: Tensor,
                      normalized: bool = False) -> Tensor:
     """Quantize on the CPU for :func:`~lcq_mmdet.functional.lcq_quantize`.
 
-    Same arguments, result and gradients.
+    Same arguments, result and gradients. torch.compile cannot look into the
+    loops, and makes its own of the reference.
     """
-    return _Quantize.apply(x, clip, theta, bits, signed, offset, normalized)
+    quantize = (
+        lcq_quantize_reference
+        if torch.compiler.is_compiling() else _Quantize.apply)
+    return quantize(x, clip, theta, bits, signed, offset, normalized)
