@@ -79,7 +79,7 @@ demo: $(LCQ)/.trained
 	$(BIN)/python tools/report.py $(FLOAT) $(LCQ) --out-dir $(DEMO)
 
 test: $(VENV)/.ready
-	@$(SAY) "Running the tests (about 12 minutes on two cores)"
+	@$(SAY) "Running the tests (about 15 minutes on two cores)"
 	$(BIN)/python -m pytest
 
 $(VENV)/.onedl: $(VENV)/.created requirements/build.txt requirements/onedl.txt requirements/tests.txt $(REQUIREMENTS)
