@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
-from training import (TinyClassifier, assert_equal_states, make_config,
+from training import (TinyClassifier, assert_equal_states, load, make_config,
                       state_of, train)
 
 from lcq_mmdet import LCQError, convert_
@@ -87,7 +87,7 @@ def test_moving_average_starts_calibrated_and_resumes(buffers, tmp_path):
     ema = dict(type='EMAHook', momentum=0.1, update_buffers=buffers)
     options = dict(custom_hooks=[ema])
     whole = train(make_config(tmp_path / 'whole', **options))
-    average = torch.load(tmp_path / 'whole/epoch_2.pth')
+    average = load(tmp_path / 'whole/epoch_2.pth')
     assert average['state_dict'].keys() < average['ema_state_dict'].keys() | {
         key[len('module.'):] for key in average['ema_state_dict']}
     for key, value in average['state_dict'].items():
@@ -102,7 +102,7 @@ def test_moving_average_starts_calibrated_and_resumes(buffers, tmp_path):
         load_from=str(tmp_path / 'whole/epoch_1.pth'), **options))
     for part in ('state_dict', 'ema_state_dict'):
         assert_equal_states(
-            average[part], torch.load(tmp_path / 'resumed/epoch_2.pth')[part])
+            average[part], load(tmp_path / 'resumed/epoch_2.pth')[part])
     assert whole.iter == 8
 
 
