@@ -1,6 +1,8 @@
 """Run any detector of mmdet's on noise, as images or as a video."""
+import os.path as osp
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
+import mmdet
 import torch
 from mmdet.models import TrackDataPreprocessor
 from mmdet.structures import DetDataSample, TrackDataSample
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 #: Height and width of the images to try, the odd ones first.
 SIZES = ((75, 107), (128, 128), (320, 320))
+_PACKAGES = osp.dirname(osp.dirname(mmdet.__file__))
 
 
 class CannotRun(Exception):
@@ -16,8 +19,9 @@ class CannotRun(Exception):
 
 
 def describe(error: BaseException) -> str:
-    """Tell an error in one line."""
-    lines = str(error).strip().splitlines() or ['']
+    """Tell an error in one line, with paths below the installed packages."""
+    text = str(error).strip().replace(f'{_PACKAGES}/', '')
+    lines = text.splitlines() or ['']
     return f'{type(error).__name__}: {" ".join(lines[0].split())}'[:300]
 
 
