@@ -126,7 +126,7 @@ def check_packed(model: nn.Module, state: Mapping[str, Tensor], prefix: str,
             raise LCQError(f'{where}: does not fit the config, which leaves '
                            f'{name} in float; in the file it is quantized')
         config = own[name].weight_quantizer.config
-        for key in ('weight_bits', 'act_bits', 'signed_act'):
+        for key in ('weight_bits', 'act_bits', 'signed_act', 'out_bits'):
             if layers[name][key] != getattr(config, key):
                 raise LCQError(
                     f'{where}: does not fit the config, {name} has '

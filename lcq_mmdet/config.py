@@ -1,6 +1,6 @@
 """Settings of the quantizers, validated where they are written down."""
 from dataclasses import dataclass, fields, replace
-from typing import Any, Mapping, Tuple
+from typing import Any, Mapping, Optional, Tuple
 
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import check_bits
@@ -52,6 +52,11 @@ class QuantizerConfig:
         input_gradient: Gradient inside the clip of what is quantized:
             ``'identity'`` takes companding for the identity; ``'slopes'``
             follows the slopes of f and f^-1 (in plain torch, for comparison).
+        out_bits: Bits of the integers that the levels of weight and input
+            are rounded to in addition, so that a layer can be computed in
+            them; from ``weight_bits`` and ``act_bits`` to 8. ``None`` leaves
+            levels where they are. With as many bits as the quantizer has,
+            neighbouring levels may become one.
 
     Raises:
         LCQError: If a value is outside its range; the message names key,
@@ -73,6 +78,7 @@ class QuantizerConfig:
     signed_act: str = 'offset'
     learn_ternary_theta: bool = True
     input_gradient: str = 'identity'
+    out_bits: Optional[int] = None
 
     def __post_init__(self) -> None:
         check_bits(self.weight_bits, 'weight_bits')
@@ -93,6 +99,13 @@ class QuantizerConfig:
         if not isinstance(self.learn_ternary_theta, bool):
             raise LCQError(f'learn_ternary_theta={self.learn_ternary_theta!r}:'
                            ' must be True or False')
+        if self.out_bits is not None:
+            check_bits(self.out_bits, 'out_bits')
+            for key in ('weight_bits', 'act_bits'):
+                if self.out_bits < getattr(self, key):
+                    raise LCQError(
+                        f'out_bits={self.out_bits!r}: must be None or no less '
+                        f'than {key}={getattr(self, key)!r}')
 
     def learns_theta(self, bits: int, is_weight: bool) -> bool:
         """Tell whether a quantizer's theta is trained."""

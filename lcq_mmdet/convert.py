@@ -108,7 +108,8 @@ def convert_(model: nn.Module,
     for name, layer in layers.items():
         layer_config = config
         if special.get(name) is not None:
-            layer_config = config.updated({'bits': special[name]})
+            layer_config = config.updated({'bits': special[name]},
+                                          f'{name}.')
         for pattern, settings in overrides.items():
             if matches(name, pattern):
                 layer_config = layer_config.updated(

@@ -9,7 +9,8 @@ from lcq_mmdet.config import QuantizerConfig
 from lcq_mmdet.functional import (MIN_DEVIATION, compress, deviation,
                                   input_slope, lcq_quantize, levels,
                                   lloyd_max_init, lowest_level, mse_init,
-                                  num_steps, sample_stride, scale_gradient)
+                                  num_steps, round_to_grid, sample_stride,
+                                  scale_gradient, signed_step, unsigned_grid)
 
 _MAX_SAMPLES = 2**16
 
@@ -51,6 +52,7 @@ class LCQQuantizer(nn.Module):
     def __init__(self, config: QuantizerConfig, is_weight: bool) -> None:
         super().__init__()
         self.config = config
+        self.is_weight = is_weight
         self.bits = config.weight_bits if is_weight else config.act_bits
         self.weight_norm = config.weight_norm if is_weight else 'none'
         #: Let the input pass as it is, as calibration does.
@@ -102,9 +104,45 @@ class LCQQuantizer(nn.Module):
     def levels(self) -> Tensor:
         """List the output magnitudes over the clip, ascending, (s + 1).
 
-        The offset, where there is one, is not added.
+        The offset, where there is one, is not added, and nothing is rounded
+        to ``out_bits``.
         """
         return levels(self.theta, self.bits, self.is_symmetric)
+
+    def range(self) -> Tuple[Tensor, Tensor]:
+        """Return the lowest and the highest level, in units of the scale."""
+        if self.is_symmetric:
+            return -self.clip, self.clip
+        low = torch.zeros_like(self.clip) if self.lowest is None else (
+            self.lowest)
+        return low, low + self.clip
+
+    def requantize(self, levels: Tensor,
+                   scale: Optional[Tensor] = None) -> Tensor:
+        """Round levels to integers of ``out_bits`` bits times a step.
+
+        Those of a weight are signed, those of an input above a zero point.
+
+        Args:
+            levels: Levels, any shape.
+            scale: What :meth:`scale` gives, where levels were multiplied
+                by it.
+
+        Returns:
+            Levels on the grid, shape of ``levels``, with their gradient; as
+            they are without ``out_bits``.
+        """
+        bits = self.config.out_bits
+        if bits is None:
+            return levels
+        if self.is_weight:
+            step, largest = signed_step(*self.range(), bits), 2**(bits - 1) - 1
+            if scale is not None:
+                step = scale.detach() * step
+            return round_to_grid(levels, step, -largest, largest)
+        step, zero_point = unsigned_grid(*self.range(), bits)
+        return round_to_grid(levels, step, -zero_point,
+                             2**bits - 1 - zero_point)
 
     def scale(self, x: Tensor) -> Tensor:
         """Compute what the tensor is divided by.
@@ -267,7 +305,10 @@ class LCQQuantizer(nn.Module):
                 x,
                 input_slope(x, clip * scale, *given,
                             None if offset is None else offset * scale))
-        return lcq_quantize(x, clip, *given, offset, normalized)
+        y = lcq_quantize(x, clip, *given, offset, normalized)
+        if self.config.out_bits is None:
+            return y
+        return self.requantize(y, self.scale(x) if normalized else None)
 
     def extra_repr(self) -> str:
         """Show bits, signedness and number of levels."""

@@ -69,10 +69,13 @@ def is_pattern(value):
 def wrong_settings(draw):
     """A setting of a layer that is wrong, and the key to name."""
     kind = draw(st.sampled_from(
-        ['bits', 'choice', 'intervals', 'clip', 'ternary', 'unknown']))
+        ['bits', 'out_bits', 'choice', 'intervals', 'clip', 'ternary',
+         'unknown']))
     if kind == 'bits':
         key = draw(st.sampled_from(BITS))
         return key, draw(not_bits)
+    if kind == 'out_bits':
+        return 'out_bits', draw(not_bits.filter(lambda v: v is not None))
     if kind == 'choice':
         key = draw(st.sampled_from(sorted(CHOICES)))
         return key, draw(anything.filter(
@@ -129,6 +132,8 @@ def wrong_options(draw):
             ({'modules': ['neck'], 'exclude': ['neck']}, 'modules'),
             ({'exclude': ['*']}, 'modules'),
             ({'modules': []}, 'modules'),
+            ({'bits': 5, 'out_bits': 4}, 'out_bits'),
+            ({'bits': 3, 'out_bits': 6}, 'backbone.0.out_bits'),
             ({'overrides': {'head': dict(bits=8)}}, 'overrides'),
             ({'overrides': {'neck': dict(bits=8)}, 'exclude': ['neck']},
              'overrides'),
@@ -192,7 +197,8 @@ def test_wrong_type_of_the_model_is_named(value):
 good_settings = st.fixed_dictionaries({}, optional=dict(
     bits=st.integers(2, 8), weight_bits=st.integers(2, 8),
     act_bits=st.integers(2, 8), num_intervals=st.integers(2, 32),
-    init_clip=st.floats(0.1, 10), learn_ternary_theta=st.booleans(),
+    init_clip=st.floats(0.1, 10), out_bits=st.sampled_from([None, 8]),
+    learn_ternary_theta=st.booleans(),
     **{key: st.sampled_from(values) for key, values in CHOICES.items()}))
 
 

@@ -12,10 +12,11 @@ from lcq_mmdet import functional
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import (companding, compress, dispatch, expand,
                                   gradients, lcq_quantize_reference, levels,
-                                  num_steps)
+                                  num_steps, requantization)
 
 
-@pytest.mark.parametrize('module', [companding, dispatch, gradients])
+@pytest.mark.parametrize('module', [companding, dispatch, gradients,
+                                    requantization])
 def test_examples_in_docstrings(module):
     result = doctest.testmod(module, extraglobs=dict(torch=torch))
     assert result.attempted and not result.failed

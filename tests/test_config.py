@@ -12,6 +12,9 @@ from lcq_mmdet import LCQError, QuantizerConfig
     (dict(weight_norm=True), "weight_norm=True: must be one of 'std'"),
     (dict(num_intervals=1), 'num_intervals=1: must be an integer of 2'),
     (dict(init_clip=0), 'init_clip=0: must be a positive'),
+    (dict(out_bits=9), 'out_bits=9: must be an integer from 2 to 8'),
+    (dict(out_bits=3), 'out_bits=3: must be None or no less than weight_bit'),
+    (dict(out_bits=6, act_bits=8), 'out_bits=6: must be .* than act_bits=8'),
     (dict(bit=4), 'bit=4: no such option; there are bits, weight_bits'),
 ])
 def test_mistake_is_named_in_one_line(options, message):

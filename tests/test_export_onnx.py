@@ -21,6 +21,8 @@ CASES = {
     'W3A4, symmetric': dict(
         weight_bits=3, signed_weight='symmetric', signed_act='symmetric'),
     'channel': dict(weight_norm='channel'),
+    'levels of 8 bits': dict(
+        out_bits=8, signed_act='symmetric', weight_norm='channel'),
     'head': dict(
         quantizer='uniform', modules=('backbone', 'neck', 'bbox_head')),
     'two stages': dict(detector='FasterRCNN'),

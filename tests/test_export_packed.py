@@ -80,6 +80,8 @@ def test_reloaded_detector_computes_the_same_bits(detector, bits, tmp_path):
     dict(weight_norm='none', quantizer='uniform'),
     dict(signed_act='symmetric', weight_bits=2, act_bits=5, num_intervals=7),
     dict(modules=['backbone', 'neck', 'bbox_head']),
+    dict(out_bits=8, bits=2),
+    dict(out_bits=8, bits=8, weight_norm='channel', signed_act='symmetric'),
     dict(overrides={'neck': dict(bits=6)}, exclude=['backbone.layer2']),
 ], ids=lambda options: ','.join(options))
 def test_every_setting_comes_back(options, tmp_path):
@@ -152,7 +154,7 @@ def test_file_has_config_meta_and_no_pickle(exported):
     assert checkpoint['meta']['dataset_meta'] == dict(
         classes=('a', 'b'), palette=[(1, 2, 3)])
     with safe_open(path, 'pt') as file:
-        assert file.metadata()['version'] == '1'
+        assert file.metadata()['version'] == '2'
         assert all(isinstance(v, str) for v in file.metadata().values())
 
 
@@ -337,6 +339,7 @@ def test_output_survives_a_broken_write(exported, tmp_path, monkeypatch):
 @pytest.mark.parametrize('options, message', [
     (dict(weight_bits=3), f'{LAYER} has weight_bits=4 in the file and 3 in'),
     (dict(act_bits=8), f'{LAYER} has act_bits=4 in the file and 8 in the'),
+    (dict(out_bits=8), 'backbone.conv1 has out_bits=None in the file and 8'),
     (dict(signed_act='symmetric'), "conv1 has signed_act='offset' in the"),
     (dict(exclude=['backbone.layer1.0']), f'leaves {LAYER} in float'),
     (dict(modules=['backbone', 'neck', 'bbox_head']),
@@ -396,12 +399,15 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
         load_packed(path)
 
 
-def test_newer_version_is_told(exported, tmp_path, monkeypatch):
+@pytest.mark.parametrize('version, advice', [
+    ('3', 'install a newer one'), ('1', 'export the checkpoint again')])
+def test_other_version_is_told(exported, tmp_path, version, advice):
     path = str(tmp_path / 'model.safetensors')
     with safe_open(exported[2], 'pt') as file:
-        metadata = dict(file.metadata(), version='2')
+        metadata = dict(file.metadata(), version=version)
     save_file(load_file(exported[2]), path, metadata)
-    with pytest.raises(LCQError, match='version 2, and this .* reads 1'):
+    with pytest.raises(LCQError, match=f'format version {version}, and this '
+                       f'.* reads 2: {advice}'):
         load_packed(path)
 
 
@@ -423,7 +429,7 @@ def change_dtype(tensors, manifest):
 
 def enlarge_shape(tensors, manifest):
     manifest.layers[LAYER] = PackedLayer((2**20, 2**20, 3, 3), 4, 4, 'offset',
-                                         2**39 * 9)
+                                         None, 2**39 * 9)
 
 
 @pytest.mark.parametrize('change, message', [

@@ -10,7 +10,8 @@ import torch
 
 from lcq_mmdet import LCQError, apply_lcq
 from lcq_mmdet.report import sweep as module
-from lcq_mmdet.report.sweep import Row, Sweep, check_float, pair_bits, plan
+from lcq_mmdet.report.rows import Row, pair_bits, plan
+from lcq_mmdet.report.sweep import Sweep, check_float
 
 ROOT = Path(__file__).parents[1]
 needs_full = pytest.mark.skipif(

@@ -14,8 +14,8 @@ from lcq_mmdet.config import QUANTIZERS
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.report.plots import plot_detections, plot_levels, plot_map
 from lcq_mmdet.report.records import write_csv, write_markdown, write_record
-from lcq_mmdet.report.sweep import (VARIANTS, Sweep, check_float, pair_bits,
-                                    plan)
+from lcq_mmdet.report.rows import pair_bits, plan
+from lcq_mmdet.report.sweep import VARIANTS, Sweep, check_float
 from lcq_mmdet.report.tables import map_table
 
 

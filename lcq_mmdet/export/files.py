@@ -66,12 +66,14 @@ def from_literal(text: str) -> Dict[str, Any]:
     return dict(ast.literal_eval(text))
 
 
-def check_version(metadata: Mapping[str, str], newest: int) -> None:
+def check_version(metadata: Mapping[str, str], known: int) -> None:
     """Raise an ``LCQError`` unless a file's version is the one read here."""
     version = metadata.get('version', '')
     # Not isdigit, which knows of more digits than int does.
     if not (version.isdecimal() and version.isascii() and len(version) < 10):
         raise LCQError('is altered: it has no version')
-    if int(version) != newest:
+    if int(version) != known:
         raise LCQError(f'is of format version {version}, and this lcq_mmdet '
-                       f'reads {newest}: install a newer one')
+                       f'reads {known}: ' +
+                       ('install a newer one' if int(version) > known else
+                        'export the checkpoint again'))

@@ -27,7 +27,7 @@ true. Keys that share a tensor have it once.
 **Metadata**, all of them text:
 
 ``format``     ``lcq_mmdet.packed``
-``version``    of this layout, an integer; a reader refuses a newer one
+``version``    of this layout, an integer; a reader refuses others
 ``manifest``   JSON: the fields of :class:`Manifest`
 ``config``     the full config as a Python literal: data, no code
 ``meta``       more of what a checkpoint calls ``meta``, as a literal
@@ -40,7 +40,7 @@ its tensors, sorted by name. A layer and its quantizers are one module.
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ from .bits import packed_size
 from .files import check_version, checksum_of_text, from_literal, to_literal
 
 FORMAT = 'lcq_mmdet.packed'
-VERSION = 1
+VERSION = 2
 CODEBOOK, SCALE = '.weight_quantizer.codebook', '.weight_quantizer.scale'
 
 
@@ -65,12 +65,14 @@ class PackedLayer:
         weight_bits: Bits of a code.
         act_bits: Bits of the input.
         signed_act: How an input with negative values is quantized.
+        out_bits: Bits of the integers that levels are rounded to, if any.
         bytes: Size of the packed codes.
     """
     shape: Tuple[int, ...]
     weight_bits: int
     act_bits: int
     signed_act: str
+    out_bits: Optional[int]
     bytes: int
 
     def __post_init__(self) -> None:

@@ -150,7 +150,7 @@ def _pack(name: str, layer: QuantizedLayer, tensors: State) -> PackedLayer:
     config = quantizer.config
     return PackedLayer(
         tuple(weight.shape), config.weight_bits, config.act_bits,
-        config.signed_act, len(stream))
+        config.signed_act, config.out_bits, len(stream))
 
 
 def _verify(path: str, expected: State) -> None:

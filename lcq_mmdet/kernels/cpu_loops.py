@@ -20,6 +20,8 @@ _TILE = 512
 #: Tiles whose sums are added up in float32 before they go to float64.
 _TILES = 16
 _MAX_CHUNKS = 64
+#: What a chunk sets up should cost little beside what it does.
+_MIN_TILES = 16
 _LANES = 4
 
 
@@ -41,7 +43,8 @@ class Scaled(NamedTuple):
 @njit(inline='always')
 def _chunk_size(size):
     tiles = (size + _TILE - 1) // _TILE
-    return (tiles + _MAX_CHUNKS - 1) // _MAX_CHUNKS * _TILE
+    tiles_each = (tiles + _MAX_CHUNKS - 1) // _MAX_CHUNKS
+    return max(tiles_each, _MIN_TILES) * _TILE
 
 
 @njit(inline='always')
@@ -225,12 +228,18 @@ def _backward_chunks(x, dy, dx, clip, offset, tables, signed):
     return sums
 
 
+@njit(cache=True)
+def _add_deviations_chunk(x, dx, mean, factor):
+    for n in range(len(x)):
+        dx[n] += factor * (x[n] - mean)
+
+
 @njit(parallel=True, cache=True)
 def _add_deviations(x, dx, mean, factor):
     chunk = _chunk_size(len(x))
     for b in prange(_num_chunks(len(x))):
-        for n in range(b * chunk, min((b + 1) * chunk, len(x))):
-            dx[n] += factor * (x[n] - mean)
+        part = slice(b * chunk, (b + 1) * chunk)
+        _add_deviations_chunk(x[part], dx[part], mean, factor)
 
 
 @njit(cache=True, error_model='numpy')

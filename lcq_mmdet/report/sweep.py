@@ -6,9 +6,7 @@ when there is a ``row.json`` in it.
 import json
 import os.path as osp
 import traceback
-from dataclasses import dataclass
-from typing import (Any, Dict, Iterable, Iterator, List, Mapping, Optional,
-                    Sequence, Tuple)
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import numpy as np
 from mmengine.config import Config
@@ -23,114 +21,17 @@ from lcq_mmdet.checkpoint import (match_keys, packed_layers, read_checkpoint,
                                   some)
 from lcq_mmdet.config import QUANTIZERS
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.functional import check_bits
 from lcq_mmdet.model import apply_lcq, float_config
 
 from .claim import claim_work_dir, read_json
 from .memory import peak_memory
 from .records import to_json, write_text
+from .rows import Row
 from .runs import evaluate, load_run
 
-FLOAT = 32
 #: Variants of a sweep that compares quantizers.
 VARIANTS = {name: {'model.quantizer': name} for name in QUANTIZERS}
 _FLOAT_ITERS = 30
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one line of the report is about.
-
-    Attributes:
-        variant: ``'float'``, or what distinguishes the rows of one
-            bit-width, such as the quantizer.
-        bits: Bits of weights and inputs.
-        seed: Seed of the fine-tuning; ``None`` without one.
-    """
-    variant: str = 'float'
-    bits: Tuple[int, int] = (FLOAT, FLOAT)
-    seed: Optional[int] = None
-
-    @property
-    def is_float(self) -> bool:
-        return self.variant == 'float'
-
-    @property
-    def name(self) -> str:
-        """What the row is called in a table, with :attr:`bits_text`."""
-        if self.is_float:
-            return 'float'
-        how = 'calibrated' if self.seed is None else 'fine-tuned'
-        return f'{self.variant}, {how}'
-
-    @property
-    def bits_text(self) -> str:
-        return 'float' if self.is_float else '{}/{}'.format(*self.bits)
-
-    @property
-    def folder(self) -> str:
-        """Name of the row's folder in the work directory."""
-        if self.is_float:
-            return 'float'
-        how = 'calibrated' if self.seed is None else f'seed{self.seed}'
-        return '{}_w{}a{}_{}'.format(self.variant, *self.bits, how)
-
-    def label(self) -> Dict[str, Any]:
-        """Return what identifies the row in a record."""
-        return dict(
-            name=self.name,
-            bits=self.bits_text,
-            variant=self.variant,
-            weight_bits=self.bits[0],
-            act_bits=self.bits[1],
-            fine_tuned=self.seed is not None,
-            seed=self.seed)
-
-
-def pair_bits(bits: Optional[Sequence[int]],
-              weight_bits: Optional[Sequence[int]],
-              act_bits: Optional[Sequence[int]]) -> List[Tuple[int, int]]:
-    """Combine lists of bit-widths, from the highest to the lowest.
-
-    Args:
-        bits: Bits of weights and inputs alike; 32 stands for float, which is
-            always evaluated.
-        weight_bits: Bits of weights, paired with ``act_bits``.
-        act_bits: Bits of inputs; one value goes with all of the others.
-
-    Raises:
-        LCQError: If a value is not 2 to 8 or the lists do not fit.
-    """
-    for value in bits or ():
-        if value != FLOAT:
-            try:
-                check_bits(value)
-            except LCQError as error:
-                raise LCQError(f'{error}, or {FLOAT} for float') from None
-    pairs = [(value, value) for value in bits or () if value != FLOAT]
-    weight, act = list(weight_bits or ()), list(act_bits or ())
-    if len(weight) == 1 and act:
-        weight *= len(act)
-    if len(act) == 1 and weight:
-        act *= len(weight)
-    if len(weight) != len(act):
-        raise LCQError(f'weight_bits={weight_bits!r} and act_bits='
-                       f'{act_bits!r}: give both, with as many values')
-    for value, other in zip(weight, act):
-        pairs.append((check_bits(value, 'weight_bits'),
-                      check_bits(other, 'act_bits')))
-    return sorted(dict.fromkeys(pairs), reverse=True)
-
-
-def plan(widths: Sequence[Tuple[int, int]],
-         variants: Iterable[str],
-         seeds: Sequence[int]) -> List[Row]:
-    """List the rows of a sweep in the order in which they run."""
-    rows = [Row()]
-    for bits in widths:
-        for variant in variants:
-            rows += [Row(variant, bits, seed) for seed in (None, *seeds)]
-    return list(dict.fromkeys(rows))
 
 
 def check_float(cfg: Config) -> None:
@@ -168,7 +69,7 @@ class Sweep:
     Args:
         cfg: Config of a float or quantized detector whose ``load_from`` is
             the float checkpoint.
-        rows: What :func:`plan` lists.
+        rows: What :func:`~lcq_mmdet.report.rows.plan` lists.
         work_dir: Where rows and report go.
         progressive: Whether to start each fine-tuning from the next higher
             bit-width's result, with its clips and thetas, and not from the

@@ -3,7 +3,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from lcq_mmdet.functional import signed_step, unsigned_grid
 from lcq_mmdet.quantizer import LCQQuantizer
 
 
@@ -18,21 +20,19 @@ class Grid(NamedTuple):
     zero_point: int
 
     @classmethod
-    def between(cls, low: float, high: float) -> 'Grid':
-        """Make the grid that covers a range and has 0 exactly."""
-        low, high = min(low, 0.), max(high, 0.)
-        step = max(float(np.float32((high - low) / 255)), 1e-12)
-        return cls(step, int(np.clip(round(-low / step), 0, 255)))
+    def between(cls, low: Tensor, high: Tensor, bits: int = 8) -> 'Grid':
+        """Make the grid that covers a range and has 0 exactly.
+
+        With less than 8 bits only that many of its codes are in the range.
+        """
+        step, zero_point = unsigned_grid(low, high, bits)
+        return cls(float(step), int(zero_point))
 
     @classmethod
     @torch.no_grad()
-    def of(cls, quantizer: LCQQuantizer) -> 'Grid':
+    def of(cls, quantizer: LCQQuantizer, bits: int = 8) -> 'Grid':
         """Make the grid of an input quantizer's range."""
-        clip = float(quantizer.clip)
-        if quantizer.is_symmetric:
-            return cls.between(-clip, clip)
-        low = 0. if quantizer.lowest is None else float(quantizer.lowest)
-        return cls.between(low, low + clip)
+        return cls.between(*quantizer.range(), bits)
 
     def values(self) -> np.ndarray:
         """List the values of all codes, float32, shape (256)."""
@@ -64,15 +64,14 @@ def bounds(source: Grid, target: Grid) -> np.ndarray:
 
 
 @torch.no_grad()
-def weight_step(quantizer: LCQQuantizer, weight: torch.Tensor) -> np.ndarray:
-    """Compute the step of a weight's levels in 8 bits, signed, with 0 at 0.
+def weight_step(quantizer: LCQQuantizer, weight: Tensor) -> np.ndarray:
+    """Compute the step of a weight's levels as integers, signed, 0 being 0.
+
+    They are of ``out_bits`` bits, where the settings say so, and else of 8.
 
     Returns:
         Step in units of the weight, shape () or (out, 1, 1, 1).
     """
-    clip = quantizer.clip
-    low = -clip if quantizer.lowest is None else quantizer.lowest
-    high = clip if quantizer.lowest is None else low + clip
-    largest = torch.maximum(low.abs(), high.abs())
-    return (quantizer.scale(quantizer.center(weight)) * largest
-            / 127).cpu().numpy()
+    bits = quantizer.config.out_bits or 8
+    return (quantizer.scale(quantizer.center(weight))
+            * signed_step(*quantizer.range(), bits)).cpu().numpy()

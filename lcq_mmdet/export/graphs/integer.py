@@ -130,7 +130,10 @@ class IntegerLowering:
         # What is written in the place of a map that is rounded later.
         self._pending: Dict[str, str] = {}
         self._calls: List[_Call] = []
-        grids = {name: Grid.between(*ranges[name]) for name in self.streams}
+        grids = {
+            name: Grid.between(torch.tensor(low), torch.tensor(high))
+            for name, (low, high) in ranges.items()
+        }
         for node in self._traced.graph.node:
             name = node.output[0]
             if is_layer(node):
@@ -273,8 +276,11 @@ class IntegerLowering:
         codes, grid = stream
         step = target.step
         if self._mode == 'exact':
-            looked_up = table(grid, target, quantizer)
-            if (looked_up != np.arange(256)).any() or grid != target:
+            levels = Grid.of(quantizer, quantizer.config.out_bits or 8)
+            constants = self._grid_constants(levels, f'{scope}.levels')
+            step = levels.step
+            looked_up = table(grid, levels, quantizer)
+            if (looked_up != np.arange(256)).any() or grid != levels:
                 codes = op(
                     'Gather',
                     self._builder.constant(f'{scope}/{source}.table',

@@ -118,6 +118,7 @@ def quantize(builder: GraphBuilder, x: str, quantizer: LCQQuantizer,
     elif quantizer.lowest is not None:
         x = op('Sub', x, constant('offset', quantizer.lowest))
         table = quantizer.lowest + table
+    table = quantizer.requantize(table)
     v = op('Clip', op('Div', x, constant('clip', quantizer.clip)), zero, one)
     if theta.any():
         slopes, knots = slopes_and_knots(theta)
