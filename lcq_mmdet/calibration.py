@@ -2,7 +2,7 @@
 import math
 import random
 from contextlib import ExitStack, contextmanager
-from typing import Dict, Iterator, List
+from typing import Any, Dict, Iterator, List
 
 import numpy as np
 import torch
@@ -142,7 +142,8 @@ def sample_batches(loader: DataLoader, num_batches: int) -> DataLoader:
         loader: What loads the data set; its sampler is not used.
         num_batches: Number of batches, 1 or more.
     """
-    batch_size: int = loader.batch_size or loader.batch_sampler.batch_size
+    sampler: Any = loader.batch_sampler
+    batch_size: int = loader.batch_size or sampler.batch_size
     order = torch.randperm(len(loader.dataset)).tolist()  # type: ignore
     return DataLoader(
         Subset(loader.dataset, order[:num_batches * batch_size]),

@@ -1,10 +1,8 @@
 """Rank layers by what quantizing each alone loses, and propose their bits."""
 import argparse
 import os.path as osp
-import re
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
-from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 
 from lcq_mmdet.cli import (add_launcher_arguments, check_files, join_launcher,
@@ -14,9 +12,9 @@ from lcq_mmdet.functional import check_bits
 from lcq_mmdet.report.assign import assign_bits
 from lcq_mmdet.report.plots import plot_sensitivity
 from lcq_mmdet.report.records import write_csv, write_record, write_text
-from lcq_mmdet.report.sensitivity import CRITERIA, Sensitivity
+from lcq_mmdet.report.sensitivity import COSTS, CRITERIA, Sensitivity
 from lcq_mmdet.report.sweep import check_float
-from lcq_mmdet.report.tables import assignment_table, sensitivity_table
+from lcq_mmdet.report.tables import map_table, sensitivity_table
 
 
 def parse_args() -> argparse.Namespace:
@@ -83,30 +81,50 @@ def check_budget(args: argparse.Namespace) -> None:
 
 
 def find_budget(args: argparse.Namespace,
-                uniform: Dict[int, Dict[str, Any]]) -> Dict[str, float]:
+                uniform: Optional[Dict[str, Any]]) -> Dict[str, float]:
     """Collect the most that a detector may cost, by what it costs."""
+    given = dict(bytes=args.budget_mb and args.budget_mb * 1e6,
+                 bops=args.budget_gbops and args.budget_gbops * 1e9)
     budget = {}
-    for key, given, unit in (('bytes', args.budget_mb, 1e6),
-                             ('bops', args.budget_gbops, 1e9)):
-        limits = [] if given is None else [given * unit]
-        if args.budget_bits is not None:
-            limits.append(uniform[args.budget_bits][key])
+    for key in COSTS:
+        limits = [given[key], uniform and uniform['cost'][key]]
+        limits = [limit for limit in limits if limit is not None]
         if limits:
             budget[key] = min(limits)
     return budget
 
 
-def write_overrides(path: str, bits: Dict[str, int]) -> None:
-    lines = [f'        {name!r}: dict(bits={value}),'
-             for name, value in bits.items()]
-    write_text(path, '\n'.join(
+def write_report(rows: List[Dict[str, Any]], runs: List[Dict[str, Any]],
+                 criterion: str, out_dir: str) -> None:
+    path = {
+        name: osp.join(out_dir, name)
+        for name in ('report.md', 'report.json', 'layers.json', 'layers.csv',
+                     'layers.png', 'overrides.py')
+    }
+    lines = [
+        f'        {row["layer"]!r}: dict(bits={row["bits"]}),'
+        for row in rows if row['proposed']
+    ]
+    write_text(path['overrides.py'], '\n'.join(
         ['model = dict(', '    overrides={', *lines, '    })', '']))
+    write_record(path['report.json'], runs)
+    write_record(path['layers.json'], rows)
+    write_csv(path['layers.csv'], rows)
+    plot_sensitivity(rows, criterion, path['layers.png'])
+    title = 'What each layer alone loses'
+    write_text(path['report.md'], '\n\n'.join([
+        '# All layers together, calibrated', map_table(runs, markdown=True),
+        f'# {title}', sensitivity_table(rows, criterion, markdown=True),
+        f'![{title}](layers.png)', '']))
+    print(sensitivity_table(rows, criterion))
+    print(map_table(runs))
+    print('written:', *map(osp.abspath, path.values()), sep='\n  ')
 
 
 def main() -> None:
     args = parse_args()
     check_budget(args)
-    cfg: Config = load_config(args)
+    cfg = load_config(args)
     if args.checkpoint:
         cfg.load_from = args.checkpoint
     check_files(cfg, ('train_dataloader', 'test_dataloader'))
@@ -116,44 +134,23 @@ def main() -> None:
     sensitivity = Sensitivity(cfg, args.criterion, args.num_batches)
     rows: List[Dict[str, Any]] = []
     for bits in sorted(set(args.bits)):
-        rows += sensitivity.rows(bits)
-    uniform = {
-        bits: sensitivity.assignment(f'{bits} bits', bits)
-        for bits in sorted({*args.bits, args.budget_bits} - {None})
-    }
-    # What no assignment changes, such as a head that stays in float.
-    total = sensitivity.assignment('all', args.bits[0],
-                                   {'*': dict(bits=args.bits[0])})
-    own = [row for row in rows if row['bits'] == args.bits[0]]
-    budget = {
-        key: most - total[key] + sum(row[key] for row in own)
-        for key, most in find_budget(args, uniform).items()
-    }
-    chosen = assign_bits(rows, budget)
-    proposal = sensitivity.assignment(
-        'proposal', min(args.bits),
-        {re.sub(r'([*?[])', r'[\1]', name): dict(bits=bits)
-         for name, bits in chosen.items()})
-    assignments = [*uniform.values(), proposal]
+        measured, rest = sensitivity.layers(bits)
+        rows += measured
+    runs = [sensitivity.evaluate('float')]
+    if args.budget_bits is not None:
+        runs.append(sensitivity.evaluate('uniform bits', args.budget_bits))
+    budget = find_budget(args, runs[1] if runs[1:] else None)
+    chosen = assign_bits(
+        rows, {key: most - rest[key]
+               for key, most in budget.items()})
+    for row in rows:
+        row['proposed'] = chosen[row['layer']] == row['bits']
+    runs.append(
+        sensitivity.evaluate('proposal', min(args.bits),
+                             {name: dict(bits=bits)
+                              for name, bits in chosen.items()}))
     if is_main_process():
-        files = [osp.join(cfg.work_dir, f'report.{ending}')
-                 for ending in ('md', 'json', 'csv', 'png')]
-        files.append(osp.join(cfg.work_dir, 'overrides.py'))
-        for row in rows:
-            row['proposed'] = chosen[row['layer']] == row['bits']
-        write_record(files[1], rows)
-        write_csv(files[2], rows)
-        plot_sensitivity(rows, args.criterion, files[3])
-        write_overrides(files[4], chosen)
-        write_text(files[0], '\n\n'.join([
-            '# What each layer alone loses',
-            sensitivity_table(rows, args.criterion, markdown=True),
-            '![What each layer alone loses](report.png)',
-            '# All layers together',
-            assignment_table(assignments, args.criterion, markdown=True), '']))
-        print(sensitivity_table(rows, args.criterion))
-        print(assignment_table(assignments, args.criterion))
-        print('written:', *map(osp.abspath, files), sep='\n  ')
+        write_report(rows, runs, args.criterion, cfg.work_dir)
     barrier()
 
 

@@ -39,7 +39,7 @@ def assign_bits(rows: Sequence[Mapping[str, Any]],
             ``bytes`` and ``bops``.
 
     Returns:
-        Bits by layer, in the order of ``rows``.
+        Bits by layer, in the order in which ``rows`` first name them.
 
     Raises:
         LCQError: If not even the cheapest bits of all layers fit.
@@ -74,7 +74,8 @@ def assign_bits(rows: Sequence[Mapping[str, Any]],
     if not result.success:
         raise LCQError(f'the budget: no assignment was found within it: '
                        f'{result.message}')
-    return {
+    bits = {
         row['layer']: row['bits']
         for row, share in zip(rows, result.x) if share > 0.5
     }
+    return {layer: bits[layer] for layer in layers}

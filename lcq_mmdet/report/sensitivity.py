@@ -4,7 +4,7 @@ import json
 import os.path as osp
 import time
 from functools import cached_property
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
@@ -17,14 +17,16 @@ from lcq_mmdet.calibration import fixed_random_state, sample_batches
 from lcq_mmdet.convert import lcq_layers, unwrap
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.layers import QuantizedLayer
-from lcq_mmdet.model import apply_lcq
+from lcq_mmdet.model import apply_lcq, float_config
 
 from .claim import claim_work_dir, read_json
-from .cost import Cost, cost, count_macs, layer_bops, layer_bytes
+from .cost import cost, count_macs, layer_bops, layer_bytes
 from .records import to_json, write_text
-from .runs import forward_test_images
+from .runs import evaluate, forward_test_images
 
 CRITERIA = ('loss', 'mAP')
+#: Costs that a budget limits, of :class:`~lcq_mmdet.report.cost.Cost`.
+COSTS = ('bytes', 'bops')
 Row = Dict[str, Any]
 Overrides = Mapping[str, Mapping[str, Any]]
 _SEED = 0
@@ -32,6 +34,8 @@ _SEED = 0
 
 class Sensitivity:
     """Quantize layer after layer, each alone, without training.
+
+    What is measured is kept in the work directory and not measured again.
 
     Args:
         cfg: Config of a float or quantized detector whose ``load_from`` is
@@ -57,10 +61,10 @@ class Sensitivity:
             criterion=criterion,
             num_batches=num_batches)
         self._file = osp.join(cfg.work_dir, 'values.json')
-        self._values: Dict[str, float] = read_json(self._file) or {}
+        self._values: Dict[str, Any] = read_json(self._file) or {}
 
-    def rows(self, bits: int) -> List[Row]:
-        """Measure each layer at one bit-width; what is done is kept.
+    def layers(self, bits: int) -> Tuple[List[Row], Dict[str, float]]:
+        """Measure each layer at one bit-width.
 
         Args:
             bits: Bits of weight and input, 2 to 8.
@@ -68,10 +72,11 @@ class Sensitivity:
         Returns:
             Rows with ``layer``, ``bits``, ``change``, what is lost when this
             layer alone is quantized (loss above the float detector's, or AP
-            below it), and its own cost, ``bytes`` and ``bops``, as in
-            :class:`~lcq_mmdet.report.cost.Cost`.
+            below it), and its own cost, ``bytes`` and ``bops`` an image; and
+            what all that is not quantized costs.
         """
-        opened = self._open(bits, {'*': dict(bits=bits)})
+        opened = _Opened(
+            self._config(bits, {'*': dict(bits=bits)}), self.num_batches)
         missing = [
             name for name in opened.layers
             if f'{name} {bits}' not in self._values
@@ -81,7 +86,7 @@ class Sensitivity:
             print(f'{bits} bits, {len(missing)} of {len(opened.layers)} '
                   'layers')
             bar = ProgressBar(len(missing))
-        rows = []
+        rows: List[Row] = []
         for name, layer in opened.layers.items():
             value = self._measure(f'{name} {bits}', opened, [name])
             if bar and name in missing:
@@ -96,46 +101,47 @@ class Sensitivity:
                     opened.num_images))
         if bar:
             bar.file.write('\n')
-        return rows
+        total = cost(opened.model, opened.macs, opened.num_images)._asdict()
+        return rows, {
+            key: total[key] - sum(row[key] for row in rows)
+            for key in COSTS
+        }
 
-    def assignment(self,
-                   name: str,
-                   bits: int,
-                   overrides: Optional[Overrides] = None) -> Row:
-        """Measure a detector with all layers quantized.
+    def evaluate(self,
+                 name: str,
+                 bits: Optional[int] = None,
+                 overrides: Optional[Overrides] = None) -> Row:
+        """Evaluate a detector on the test data, calibrated and not trained.
 
         Args:
             name: What to call it.
-            bits: Bits of weight and input, 2 to 8.
+            bits: Bits of weight and input, 2 to 8; ``None`` for float.
             overrides: Settings by pattern, after those of the config.
 
         Returns:
-            ``name``, ``change``, as in :meth:`rows`, and ``bytes`` and
-            ``bops`` of the detector.
+            What :func:`~lcq_mmdet.report.tables.map_table` takes.
         """
-        opened = self._open(bits, overrides or {})
         key = json.dumps(dict(bits=bits, overrides=overrides or {}))
-        value = self._measure(key, opened, list(opened.layers))
-        total = opened.cost()
-        return dict(
-            name=name,
-            change=self._change(value, opened),
-            bytes=total.bytes,
-            bops=total.bops)
+        if key not in self._values:
+            cfg = (
+                _named(float_config(self.cfg))
+                if bits is None else self._config(bits, overrides or {}))
+            self._keep(key, evaluate(cfg).record())
+        record = dict(self._values[key], name=name)
+        if overrides:
+            record.update(bits='mixed', overrides=overrides)
+        return record
 
-    def _open(self, bits: int, overrides: Overrides) -> '_Opened':
+    def _config(self, bits: int, overrides: Overrides) -> Config:
         # A pattern that is there already would keep its place before others.
+        before = self.cfg.model.get('overrides') or {}
         own = {
             pattern: settings
-            for pattern, settings in (self.cfg.model.get('overrides')
-                                      or {}).items()
-            if pattern not in overrides
+            for pattern, settings in before.items() if pattern not in overrides
         }
         for pattern, settings in overrides.items():
-            before = (self.cfg.model.get('overrides') or {}).get(pattern, {})
-            own[pattern] = dict(before, **settings)
-        return _Opened(
-            apply_lcq(self.cfg, bits=bits, overrides=own), self.num_batches)
+            own[pattern] = dict(before.get(pattern, {}), **settings)
+        return _named(apply_lcq(self.cfg, bits=bits, overrides=own))
 
     def _change(self, value: float, opened: '_Opened') -> float:
         change = value - self._measure('float', opened, [])
@@ -145,12 +151,23 @@ class Sensitivity:
                  quantized: Sequence[str]) -> float:
         if key not in self._values:
             opened.quantize_only(quantized)
-            self._values[key] = (
-                opened.loss()
-                if self.criterion == 'loss' else opened.average_precision())
-            if is_main_process():
-                write_text(self._file, to_json(self._values))
-        return self._values[key]
+            self._keep(key, opened.loss() if self.criterion == 'loss' else
+                       opened.average_precision())
+        value: float = self._values[key]
+        return value
+
+    def _keep(self, key: str, value: Any) -> None:
+        self._values[key] = value
+        if is_main_process():
+            write_text(self._file, to_json(self._values))
+
+
+def _named(cfg: Config) -> Config:
+    """Name a run of its own: mmengine keeps runners, visualizers by name."""
+    cfg.experiment_name = f'sensitivity{time.time_ns()}'
+    cfg.visualizer = None
+    cfg.work_dir = osp.join(cfg.work_dir, 'logs')
+    return cfg
 
 
 class _Opened:
@@ -158,9 +175,6 @@ class _Opened:
 
     def __init__(self, cfg: Config, num_batches: int) -> None:
         self._num_batches = num_batches
-        # mmengine keeps runners and visualizers by name.
-        cfg.experiment_name = f'sensitivity{time.time_ns()}'
-        cfg.visualizer = None
         self.runner = Runner.from_cfg(cfg)
         self.runner.call_hook('before_run')
         self.runner.load_or_resume()
@@ -171,9 +185,6 @@ class _Opened:
         self.model.eval()
         with count_macs(self.model) as self.macs:
             self.num_images = forward_test_images(self.runner)
-
-    def cost(self) -> Cost:
-        return cost(self.model, self.macs, self.num_images)
 
     def quantize_only(self, names: Sequence[str]) -> None:
         for name, layer in self.layers.items():

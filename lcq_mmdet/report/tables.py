@@ -141,26 +141,6 @@ def sensitivity_table(rows: Sequence[Row],
     return render(table, width=1000 if markdown else 160)
 
 
-def assignment_table(rows: Sequence[Row],
-                     criterion: str,
-                     markdown: bool = False) -> str:
-    """Tabulate what detectors cost and lose with all layers quantized.
-
-    Args:
-        rows: Dictionaries with ``name``, ``change``, ``bytes``, ``bops``.
-        criterion: What is lost: ``'loss'`` or ``'mAP'``.
-        markdown: Whether to write Markdown.
-    """
-    table = Table(box=box.MARKDOWN if markdown else box.SIMPLE)
-    table.add_column('bits')
-    for heading in (_LOST[criterion], 'MB', 'GBOPs'):
-        table.add_column(heading, justify='right')
-    for row in rows:
-        table.add_row(row['name'], f'{row["change"]:+.4f}',
-                      _number(row['bytes'], 1e6), _number(row['bops'], 1e9))
-    return render(table, width=1000 if markdown else 160)
-
-
 def _compared(value: Optional[float], baseline: Optional[float], unit: float,
               is_baseline: bool) -> str:
     text = _number(value, unit)
