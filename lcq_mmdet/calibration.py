@@ -2,11 +2,12 @@
 import math
 import random
 from contextlib import ExitStack, contextmanager
-from typing import Dict, Iterator, List
+from typing import Any, Dict, Iterator, List
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
 
 from lcq_mmdet.convert import lcq_layers
 from lcq_mmdet.errors import LCQError
@@ -132,6 +133,22 @@ def initialize_(model: nn.Module,
             layer.weight_quantizer.initialize_(layer.weight, signed=True)
             filled.append(f'{name}.weight_quantizer')
     return filled
+
+
+def sample_batches(loader: DataLoader, num_batches: int) -> DataLoader:
+    """Make a loader of random batches, as many as there are at most.
+
+    Args:
+        loader: What loads the data set; its sampler is not used.
+        num_batches: Number of batches, 1 or more.
+    """
+    sampler: Any = loader.batch_sampler
+    batch_size: int = loader.batch_size or sampler.batch_size
+    order = torch.randperm(len(loader.dataset)).tolist()  # type: ignore
+    return DataLoader(
+        Subset(loader.dataset, order[:num_batches * batch_size]),
+        batch_size=batch_size,
+        collate_fn=loader.collate_fn)
 
 
 @contextmanager

@@ -145,7 +145,9 @@ def apply_lcq(cfg: Config, bits: Optional[int] = 4, **options) -> Config:
         if bits is not None:
             cfg.model.pop('weight_bits', None)
             cfg.model.pop('act_bits', None)
-        cfg.model.update(options)
+        # Its update would merge overrides, in the order of the old ones.
+        for key, value in options.items():
+            cfg.model[key] = value
     else:
         float_type = cfg.model.pop('type')
         cfg.model = dict(

@@ -1,4 +1,6 @@
 import os
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,20 @@ def lcq_config(tiny_config, float_checkpoint, tmp_path):
     cfg.default_hooks.lcq.num_batches = 2
     cfg.work_dir = str(tmp_path / 'lcq')
     return cfg
+
+
+@pytest.fixture
+def call_tool(monkeypatch, capfd):
+    """Call a tool in this process; return exit code and last error line."""
+
+    def call(name, *flags):
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, flags)])
+        code = 0
+        try:
+            runpy.run_path(
+                str(CONFIGS.parent / 'tools' / name), run_name='__main__')
+        except SystemExit as error:
+            code = error.code
+        return code, capfd.readouterr().err.strip().splitlines()[-1:]
+
+    return call

@@ -1,7 +1,6 @@
 """The sweep without its trainings: which rows, in what order, and when."""
 import os
-import runpy
-import sys
+from functools import partial
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -13,7 +12,6 @@ from lcq_mmdet.report import sweep as module
 from lcq_mmdet.report.rows import Row, pair_bits, plan
 from lcq_mmdet.report.sweep import Sweep, check_float
 
-ROOT = Path(__file__).parents[1]
 needs_full = pytest.mark.skipif(
     not os.path.exists('/dev/full'), reason='needs a device that is full')
 ROWS = plan([(4, 4), (2, 2)], ['lcq'], [0])
@@ -224,22 +222,11 @@ def test_full_disk_stops_the_sweep_and_it_goes_on(sweep_config, measured,
 
 
 @pytest.fixture
-def tool(sweep_config, tmp_path, monkeypatch, capfd):
-    """Call tools/sweep.py; return its exit code and last line of error."""
-    config = tmp_path / 'tiny.py'
-    sweep_config.dump(config)
-
-    def call(*flags):
-        monkeypatch.setattr(sys, 'argv', ['sweep.py', str(config), *flags])
-        code = 0
-        try:
-            runpy.run_path(
-                str(ROOT / 'tools' / 'sweep.py'), run_name='__main__')
-        except SystemExit as error:
-            code = error.code
-        return code, capfd.readouterr().err.strip().splitlines()[-1:]
-
-    return call
+def tool(sweep_config, tmp_path, call_tool):
+    """Call tools/sweep.py with flags."""
+    path = tmp_path / 'tiny.py'
+    sweep_config.dump(path)
+    return partial(call_tool, 'sweep.py', path)
 
 
 @needs_full

@@ -1,7 +1,6 @@
 import time
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -9,10 +8,9 @@ from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader, Subset
 
 from lcq_mmdet.calibration import (check_reached, fixed_random_state,
-                                   initialize_, observe)
+                                   initialize_, observe, sample_batches)
 from lcq_mmdet.checkpoint import KeyMatch, match_keys, packed_layers, some
 from lcq_mmdet.compat import plain_param_groups_
 from lcq_mmdet.convert import lcq_layers, unwrap
@@ -221,14 +219,7 @@ def _quantizers(model: nn.Module) -> Iterator[Tuple[str, LCQQuantizer]]:
 def _forward_batches(runner: Runner, model: nn.Module, num_batches: int,
                      show_progress: bool) -> int:
     """Pass random training images through the model; return their number."""
-    loader = runner.train_dataloader
-    batch_size = loader.batch_size or loader.batch_sampler.batch_size
-    dataset = loader.dataset
-    order = torch.randperm(len(dataset)).tolist()
-    batches = DataLoader(
-        Subset(dataset, order[:num_batches * batch_size]),
-        batch_size=batch_size,
-        collate_fn=loader.collate_fn)
+    batches = sample_batches(runner.train_dataloader, num_batches)
     bar = (
         ProgressBar(len(batches))
         if show_progress and is_main_process() else None)
@@ -239,7 +230,7 @@ def _forward_batches(runner: Runner, model: nn.Module, num_batches: int,
             bar.update()
     if bar:
         bar.file.write('\n')
-    return min(len(order), num_batches * batch_size)
+    return len(batches.dataset)  # type: ignore[arg-type]
 
 
 def _describe_norms(model: nn.Module) -> str:

@@ -107,33 +107,37 @@ def quantized_share(model: nn.Module, macs: Mapping[str, int]) -> float:
     return quantized / total if total else 0.
 
 
+def layer_bops(layer: QuantizedLayer, macs: int) -> int:
+    """Count the bit operations of so many multiply-accumulates."""
+    return macs * layer.weight_quantizer.bits * layer.act_quantizer.bits
+
+
+def layer_bytes(layer: QuantizedLayer) -> int:
+    """Count the bytes of a layer's packed weight and of its two tables."""
+    weight, act = layer.weight_quantizer, layer.act_quantizer
+    total = -(-layer.weight.numel() * weight.bits // 8)
+    total += 4 * (weight.num_levels + act.num_levels)
+    if weight.weight_norm == 'channel':
+        total += 4 * len(layer.weight)
+    return total
+
+
 def _bops(model: nn.Module, macs: Mapping[str, int]) -> int:
     layers = dict(lcq_layers(model))
-    bops = 0
-    for name, count in macs.items():
-        layer = layers.get(name)
-        if layer is None:
-            bops += count * _FLOAT_BITS**2
-        else:
-            bops += (count * layer.weight_quantizer.bits *
-                     layer.act_quantizer.bits)
-    return bops
+    return sum(
+        layer_bops(layers[name], count) if name in layers else count *
+        _FLOAT_BITS**2 for name, count in macs.items())
 
 
 def _bytes(model: nn.Module) -> int:
     left_out = set()
     total = 0
-    for module in model.modules():
-        if isinstance(module, QuantizedLayer):
-            left_out.add(id(module.weight))
-            weight, act = module.weight_quantizer, module.act_quantizer
-            total += -(-module.weight.numel() * weight.bits // 8)
-            total += 4 * (weight.num_levels + act.num_levels)
-            if weight.weight_norm == 'channel':
-                total += 4 * len(module.weight)
-            for quantizer in (weight, act):
-                left_out.update(map(id, quantizer.state_dict(
-                    keep_vars=True).values()))
+    for _, layer in lcq_layers(model):
+        total += layer_bytes(layer)
+        left_out.add(id(layer.weight))
+        for quantizer in (layer.weight_quantizer, layer.act_quantizer):
+            left_out.update(map(id, quantizer.state_dict(
+                keep_vars=True).values()))
     for tensor in (*model.parameters(), *model.buffers()):
         if id(tensor) not in left_out:
             total += tensor.numel() * tensor.element_size()

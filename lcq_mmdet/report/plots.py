@@ -89,6 +89,38 @@ def plot_map(rows: Sequence[Mapping[str, Any]], path: str) -> None:
     figure.savefig(path, dpi=110)
 
 
+def plot_sensitivity(rows: Sequence[Mapping[str, Any]], criterion: str,
+                     path: str) -> None:
+    """Draw what each layer loses alone, and its proposed bits.
+
+    Args:
+        rows: What :func:`~lcq_mmdet.report.tables.sensitivity_table` takes.
+        criterion: What is lost: ``'loss'`` or ``'mAP'``.
+        path: Picture to write; the ending is the format.
+    """
+    layers = list(dict.fromkeys(row['layer'] for row in rows))
+    figure = Figure(
+        figsize=(max(4, 1 + 0.24 * len(layers)), 4.8), layout='constrained')
+    losses, widths = figure.subplots(2, sharex=True, height_ratios=[3, 1])
+    for bits in sorted({row['bits'] for row in rows}):
+        change = {r['layer']: r['change'] for r in rows if r['bits'] == bits}
+        losses.plot(
+            layers, [change[name] for name in layers], marker='o', ms=4,
+            label=f'{bits} bits')
+    proposed = {r['layer']: r['bits'] for r in rows if r['proposed']}
+    widths.bar(layers, [proposed[name] for name in layers], color='.6')
+    # Most layers lose little, and a few much; noise may be a gain.
+    largest = max(abs(row['change']) for row in rows)
+    losses.set_yscale('symlog', linthresh=largest / 100 or 1)
+    losses.axhline(0, color='.5', lw=1)
+    losses.grid(alpha=0.3)
+    losses.legend()
+    losses.set_ylabel(f'{criterion} lost by one layer alone')
+    widths.set_ylabel('bits proposed')
+    widths.tick_params('x', rotation=90, labelsize=7)
+    figure.savefig(path, dpi=110)
+
+
 def plot_levels(runner: Runner, path: str, num_layers: int = 4) -> None:
     """Draw the companders of layers spread over the model.
 

@@ -3,7 +3,6 @@
 A row of the sweep has a folder of its own in the work directory, and is done
 when there is a ``row.json`` in it.
 """
-import hashlib
 import json
 import os.path as osp
 import traceback
@@ -11,7 +10,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.dist import barrier, broadcast_object_list, is_main_process
+from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -24,6 +23,7 @@ from lcq_mmdet.config import QUANTIZERS
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.model import apply_lcq, float_config
 
+from .claim import claim_work_dir, read_json
 from .memory import peak_memory
 from .records import to_json, write_text
 from .rows import Row
@@ -31,7 +31,6 @@ from .runs import evaluate, load_run
 
 #: Variants of a sweep that compares quantizers.
 VARIANTS = {name: {'model.quantizer': name} for name in QUANTIZERS}
-_STATE = 'sweep.json'
 _FLOAT_ITERS = 30
 
 
@@ -91,7 +90,7 @@ class Sweep:
         self.cfg, self.rows, self.work_dir = cfg, rows, work_dir
         self.variants = variants
         self.progressive = progressive
-        self._claim_work_dir()
+        claim_work_dir(cfg, work_dir, 'sweep', progressive=progressive)
 
     def run(self) -> Iterator[List[Dict[str, Any]]]:
         """Run row after row; after each, yield the records of all so far.
@@ -118,7 +117,7 @@ class Sweep:
         file = osp.join(self.path(row), 'row.json')
         label = row.label()
         label['options'] = dict(self.variants.get(row.variant, {}))
-        done = self._read(file)
+        done = read_json(file)
         if done:
             if done['options'] != json.loads(to_json(label))['options']:
                 raise LCQError(
@@ -215,43 +214,9 @@ class Sweep:
         ]
         if not before:
             return None
-        if not self._read(osp.join(self.path(before[-1]), 'row.json')):
+        if not read_json(osp.join(self.path(before[-1]), 'row.json')):
             raise LCQError(f'starts from {before[-1].folder}, which failed')
         return find_latest_checkpoint(self.path(before[-1]))
-
-    def _claim_work_dir(self) -> None:
-        """Note what the work directory is for, or check that it is this."""
-        settings = json.loads(
-            json.dumps(self.cfg.to_dict(), default=str, sort_keys=True))
-        for key in ('work_dir', 'launcher'):
-            settings.pop(key, None)
-        own = _flat(settings)
-        own['progressive'] = self.progressive
-        own['checkpoint_sha256'] = _sha256(self.cfg.load_from)
-        file = osp.join(self.work_dir, _STATE)
-        other = self._read(file)
-        if other is None:
-            mkdir_or_exist(self.work_dir)
-            if is_main_process():
-                write_text(file, to_json(own))
-            barrier()
-            return
-        for key in sorted(own.keys() | other.keys()):
-            if own.get(key) != other.get(key):
-                raise LCQError(
-                    f'--work-dir={self.work_dir!r}: holds a sweep of another '
-                    f'config: {key} was {other.get(key)!r} and is '
-                    f'{own.get(key)!r} now; choose another directory')
-
-    @staticmethod
-    def _read(path: str) -> Any:
-        """Read a JSON file on the main process; ``None`` without one."""
-        value = [None]
-        if is_main_process() and osp.isfile(path):
-            with open(path) as file:
-                value = [json.load(file)]
-        broadcast_object_list(value)
-        return value[0]
 
 
 def _train(cfg: Config) -> Dict[str, Any]:
@@ -285,19 +250,3 @@ def _measure_training(cfg: Config) -> Dict[str, Any]:
     times, _ = runner.message_hub.get_scalar('train/time').data
     return dict(
         seconds_per_iter=float(np.median(times)), peak_memory=peak[0])
-
-
-def _flat(value: Any, prefix: str = '') -> Dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: Dict[str, Any] = {}
-    for key, part in value.items():
-        flat.update(_flat(part, f'{prefix}.{key}' if prefix else str(key)))
-    return flat
-
-
-def _sha256(path: str) -> Optional[str]:
-    if not osp.isfile(path):
-        return None
-    with open(path, 'rb') as file:
-        return hashlib.sha256(file.read()).hexdigest()

@@ -11,6 +11,7 @@ METRICS = dict(
     mAP='AP', mAP_50='AP50', mAP_75='AP75', mAP_s='APs', mAP_m='APm',
     mAP_l='APl')
 Row = Mapping[str, Any]
+_LOST = {'loss': 'loss - float', 'mAP': 'float AP - AP'}
 
 
 def render(table: Table, width: int = 120) -> str:
@@ -106,6 +107,37 @@ def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
         ]
         table.add_row(row['case'] if row is baseline else '', row['name'],
                       *cells)
+    return render(table, width=1000 if markdown else 160)
+
+
+def sensitivity_table(rows: Sequence[Row],
+                      criterion: str,
+                      markdown: bool = False) -> str:
+    """Tabulate what layers lose alone, the most at the lowest bits first.
+
+    Args:
+        rows: Dictionaries with ``layer``, ``bits``, ``change``, ``proposed``
+            and, of the layer, ``bytes`` and ``bops``.
+        criterion: What is lost: ``'loss'`` or ``'mAP'``.
+        markdown: Whether to write Markdown.
+    """
+    layers: Dict[str, Dict[int, Row]] = {}
+    for row in rows:
+        layers.setdefault(row['layer'], {})[row['bits']] = row
+    widths = sorted({row['bits'] for row in rows})
+    table = Table(box=box.MARKDOWN if markdown else box.SIMPLE)
+    table.add_column('layer')
+    for bits in widths:
+        table.add_column(f'{_LOST[criterion]}, {bits} bits', justify='right')
+    for heading in ('bits proposed', 'kB', 'MBOPs'):
+        table.add_column(heading, justify='right')
+    for name, by_bits in sorted(
+            layers.items(), key=lambda item: -item[1][widths[0]]['change']):
+        proposed = next(row for row in by_bits.values() if row['proposed'])
+        table.add_row(
+            name, *(f'{by_bits[bits]["change"]:+.4f}' for bits in widths),
+            str(proposed['bits']), _number(proposed['bytes'], 1e3),
+            _number(proposed['bops'], 1e6))
     return render(table, width=1000 if markdown else 160)
 
 
