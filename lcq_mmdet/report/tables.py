@@ -76,7 +76,8 @@ def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
     Args:
         rows: Dictionaries with ``case``, ``name`` and ``seconds``, times by
             what was measured; they may have ``peak_memory`` and
-            ``file_bytes``, both in bytes.
+            ``file_bytes``, both in bytes, and ``metrics`` as
+            :func:`map_table` takes them.
         markdown: Whether to write Markdown.
     """
     first: Dict[str, Row] = {}
@@ -95,6 +96,9 @@ def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
         table.add_column(f'{key}, ms', justify='right')
     for _, heading in sizes:
         table.add_column(heading, justify='right')
+    evaluated = any('metrics' in row for row in rows)
+    if evaluated:
+        table.add_column('AP', justify='right')
     for row in rows:
         baseline = first[row['case']]
         cells = [
@@ -105,6 +109,9 @@ def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
             _compared(row.get(key), baseline.get(key), 1e6, row is baseline)
             for key, _ in sizes
         ]
+        if evaluated:
+            ap = _get(row, 'metrics', 'mAP')
+            cells.append('' if ap is None else f'{ap:.3f}')
         table.add_row(row['case'] if row is baseline else '', row['name'],
                       *cells)
     return render(table, width=1000 if markdown else 160)

@@ -1,5 +1,4 @@
 """Check that a config of mmdet's can be quantized."""
-import copy
 import os
 import os.path as osp
 from collections import Counter
@@ -15,6 +14,7 @@ from rich import box
 from rich.table import Table
 from torch import distributed, nn
 
+from lcq_mmdet.building import without_weights
 from lcq_mmdet.calibration import initialize_, observe
 from lcq_mmdet.convert import lcq_layers
 from lcq_mmdet.errors import LCQError
@@ -29,8 +29,6 @@ ROOT = osp.join(osp.dirname(mmdet.__file__), '.mim')
 _BITS = 4
 # At most so many go on to second stages, which would outweigh all else.
 _PROPOSALS = 20
-# Keys by which a model fetches weights while it is built.
-_WEIGHTS = ('init_cfg', 'pretrained', 'teacher_ckpt')
 
 
 def list_configs(root: str = ROOT) -> Dict[str, List[str]]:
@@ -189,7 +187,7 @@ def _single_process() -> None:
 
 
 def _build(cfg: Config) -> nn.Module:
-    model = MODELS.build(_without_weights(copy.deepcopy(cfg.model)))
+    model = MODELS.build(_few_proposals(without_weights(cfg.model)))
     # Not every detector's eval() returns it.
     model.eval()
     return model
@@ -203,13 +201,10 @@ def _fill_unset_(model: nn.Module) -> None:
             nn.init.kaiming_uniform_(weight)
 
 
-def _without_weights(cfg: Any) -> Any:
-    if isinstance(cfg, dict):
-        for key in cfg:
-            cfg[key] = (None
-                        if key in _WEIGHTS else _without_weights(cfg[key]))
-        if 'max_per_img' in cfg:
-            cfg['max_per_img'] = min(cfg['max_per_img'], _PROPOSALS)
-    elif isinstance(cfg, list):
-        cfg[:] = map(_without_weights, cfg)
+def _few_proposals(cfg: Any) -> Any:
+    for value in cfg.values() if isinstance(cfg, dict) else cfg:
+        if isinstance(value, (dict, list)):
+            _few_proposals(value)
+    if isinstance(cfg, dict) and 'max_per_img' in cfg:
+        cfg['max_per_img'] = min(cfg['max_per_img'], _PROPOSALS)
     return cfg
