@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from lcq_mmdet.config import QuantizerConfig
 from lcq_mmdet.kept import KeptWeight
+from lcq_mmdet.kernels.again import saving_nothing_of
 from lcq_mmdet.quantizer import LCQQuantizer
 
 _Layer = TypeVar('_Layer', bound=nn.Module)
@@ -109,8 +110,9 @@ class LCQConv2d(QuantizedLayer, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, shape (batch, in, height, width)."""
-        return self._conv_forward(
-            self.act_quantizer(x), self.quantized_weight(), self.bias)
+        x, weight = self.act_quantizer(x), self.quantized_weight()
+        with saving_nothing_of(x):
+            return self._conv_forward(x, weight, self.bias)
 
 
 class LCQLinear(QuantizedLayer, nn.Linear):
@@ -119,8 +121,9 @@ class LCQLinear(QuantizedLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x``, shape (..., in), to shape (..., out)."""
-        return F.linear(
-            self.act_quantizer(x), self.quantized_weight(), self.bias)
+        x, weight = self.act_quantizer(x), self.quantized_weight()
+        with saving_nothing_of(x):
+            return F.linear(x, weight, self.bias)
 
 
 def lcq_layers(model: nn.Module) -> Iterator[Tuple[str, QuantizedLayer]]:

@@ -10,6 +10,7 @@ from mmcv.ops import (DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d,
                       modulated_deform_conv2d)
 from torch import Tensor, nn
 
+from lcq_mmdet.kernels.again import saving_nothing_of
 from lcq_mmdet.layers import LCQConv2d, LCQLinear, QuantizedLayer
 
 
@@ -19,7 +20,7 @@ class _OwnForward(QuantizedLayer):
     def forward(self, x: Tensor, *args) -> Tensor:
         """Compute what the float layer does; only ``x`` is quantized."""
         x = self.act_quantizer(x)
-        with self._weight_quantized():
+        with self._weight_quantized(), saving_nothing_of(x):
             return super().forward(x, *args)
 
     @contextmanager
@@ -74,10 +75,12 @@ class LCQDeformConv2dPack(QuantizedLayer, DeformConv2dPack):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, shape (batch, in, height, width)."""
-        return deform_conv2d(
-            self.act_quantizer(x), self.conv_offset(x),
-            self.quantized_weight(), self.stride, self.padding, self.dilation,
-            self.groups, self.deform_groups, False, self.im2col_step)
+        offset, weight = self.conv_offset(x), self.quantized_weight()
+        x = self.act_quantizer(x)
+        with saving_nothing_of(x):
+            return deform_conv2d(x, offset, weight, self.stride, self.padding,
+                                 self.dilation, self.groups,
+                                 self.deform_groups, False, self.im2col_step)
 
 
 class LCQModulatedDeformConv2dPack(QuantizedLayer, ModulatedDeformConv2dPack):
@@ -87,11 +90,14 @@ class LCQModulatedDeformConv2dPack(QuantizedLayer, ModulatedDeformConv2dPack):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, shape (batch, in, height, width)."""
-        y, x_, mask = self.conv_offset(x).chunk(3, dim=1)
-        return modulated_deform_conv2d(
-            self.act_quantizer(x), torch.cat([y, x_], dim=1), mask.sigmoid(),
-            self.quantized_weight(), self.bias, self.stride, self.padding,
-            self.dilation, self.groups, self.deform_groups)
+        rows, columns, mask = self.conv_offset(x).chunk(3, dim=1)
+        offset = torch.cat([rows, columns], dim=1)
+        mask, weight = mask.sigmoid(), self.quantized_weight()
+        x = self.act_quantizer(x)
+        with saving_nothing_of(x):
+            return modulated_deform_conv2d(
+                x, offset, mask, weight, self.bias, self.stride, self.padding,
+                self.dilation, self.groups, self.deform_groups)
 
 
 #: What a float layer of exactly this class becomes.

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from lcq_mmdet.functional import lcq_quantize_reference, num_steps
 
 from . import cpu_loops
+from .again import close_saved, open_saved
 
 
 def _flat(x: Tensor) -> np.ndarray:
@@ -33,6 +34,15 @@ def _use_threads_of_torch() -> None:
         min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
 
 
+def _again(ctx) -> Tensor:
+    x, = open_saved(ctx)
+    y = torch.empty_like(x, dtype=torch.float32)
+    _use_threads_of_torch()
+    cpu_loops.forward_again(
+        _flat(_dense_float(x, y)), _flat(y), *ctx.found, ctx.options[0])
+    return y.to(x.dtype)
+
+
 class _Quantize(torch.autograd.Function):
 
     @staticmethod
@@ -54,12 +64,13 @@ class _Quantize(torch.autograd.Function):
             for value in (theta, clip, offset)
         ]
         ctx.save_for_backward(x)
+        ctx.again = _again
         return y.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, = ctx.saved_tensors
+        x, = close_saved(ctx)
         dx = torch.empty_like(x, dtype=torch.float32)
         _use_threads_of_torch()
         grads = cpu_loops.backward(

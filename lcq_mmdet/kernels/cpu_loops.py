@@ -147,12 +147,20 @@ def forward(x, y, heights, clip, offset, s, signed, normalized):
     scaled = Scaled(clip, offset, np.float32(1), 0.)
     if normalized:
         scaled = _normalize(x, clip, offset)
-    clip, offset = scaled.clip, scaled.offset
-    tables = make_tables(heights, s, clip)
+    tables = make_tables(heights, s, scaled.clip)
+    forward_again(x, y, tables, scaled, signed)
+    return tables, scaled
+
+
+@njit(cache=True, error_model='numpy')
+def forward_again(x, y, tables, scaled, signed):
+    """Quantize ``x`` into ``y`` with what :func:`forward` returned."""
+    # Python has made float64 of them in between.
+    clip, offset = np.float32(scaled.clip), np.float32(scaled.offset)
+    s = len(tables.levels) - 1
     outputs = np.zeros(s + GROUP, np.float32)
     outputs[:s + 1] = offset + clip * tables.levels
     _forward_chunks(x, y, clip, offset, tables, outputs, signed)
-    return tables, scaled
 
 
 @njit(cache=True, error_model='numpy')

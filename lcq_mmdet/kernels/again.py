@@ -1,0 +1,57 @@
+"""Quantized inputs that are not kept for the backward pass, but made again.
+
+What multiplies by a weight saves its input for the backward pass. A float
+layer saves what the activation before it keeps anyway; a quantized layer
+would save the quantized input as well.
+"""
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+
+def saving_nothing_of(y: Tensor) -> AbstractContextManager:
+    """Let operations inside save how to make ``y`` again in place of it.
+
+    Args:
+        y: Any tensor. It is made again if its ``grad_fn`` has a function
+            ``again`` that does so from itself, as those of the fused kernels
+            have; others are saved as they are.
+    """
+    # torch.compile decides by itself what to make again.
+    if torch.compiler.is_compiling() or not hasattr(y.grad_fn, 'again'):
+        return nullcontext()
+    node, address = y.grad_fn, y.data_ptr()
+
+    def pack(saved: Tensor) -> Any:
+        if saved.data_ptr() != address:
+            return saved
+        return node, saved.size(), saved.stride()
+
+    return saved_tensors_hooks(pack, _unpack)
+
+
+def _unpack(packed: Any) -> Tensor:
+    if isinstance(packed, Tensor):
+        return packed
+    node, size, stride = packed
+    # Views of y, too: what is made again is as dense as y was.
+    with torch.no_grad():
+        return node.again(node).as_strided(size, stride)
+
+
+def open_saved(ctx: Any) -> Tuple[Tensor, ...]:
+    """Return what a node saved, for ``again``; its backward pass follows.
+
+    Gradient checkpointing lets it be opened but once.
+    """
+    ctx.opened = ctx.saved_tensors
+    return ctx.opened
+
+
+def close_saved(ctx: Any) -> Tuple[Tensor, ...]:
+    """Return what a node saved, for its backward pass."""
+    opened, ctx.opened = getattr(ctx, 'opened', None), None
+    return ctx.saved_tensors if opened is None else opened
