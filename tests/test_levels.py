@@ -202,6 +202,30 @@ def test_graph_of_a_detector_is_refused(tmp_path):
         export_onnx(make_model(cfg), str(tmp_path / 'x.onnx'), cfg.to_dict())
 
 
+def test_batch_norm_of_each_level_is_a_matter_of_config(tiny_config,
+                                                        tmp_path):
+    tiny_config.model.bbox_head.update(
+        type='RetinaSepBNHead', num_ins=5, norm_cfg=dict(type='BN'))
+    cfg = apply_lcq(tiny_config, bits=4, **HEAD)
+    cfg.default_hooks.lcq.num_batches = 1
+    cfg.train_cfg.update(max_epochs=1, val_interval=1)
+    cfg.optim_wrapper.paramwise_cfg.bypass_duplicate = True
+    float_model = build(tiny_config)
+    cfg.load_from = str(tmp_path / 'float.pth')
+    torch.save(dict(state_dict=float_model.state_dict(), meta={}),
+               cfg.load_from)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    head = runner.model.bbox_head
+    convs = [level[0].conv for level in head.cls_convs]
+    assert all(conv is convs[0] for conv in convs)
+    assert len(convs[0].act_quantizer.levels()) == 5
+    means = [level[0].bn.running_mean for level in head.cls_convs]
+    assert len(means) == 5 and all(mean.any() for mean in means)
+    assert not torch.equal(means[0], means[4])
+    assert 'val/coco/bbox_mAP' in runner.message_hub.log_scalars
+
+
 def test_training_learns_monitors_and_evaluates(lcq_config):
     cfg = apply_lcq(lcq_config, bits=3, **HEAD)
     cfg.train_cfg.max_epochs = 1
