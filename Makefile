@@ -1,7 +1,7 @@
 # make demo    set up, train float and 4 bits on generated data, report
 # make test    set up and run the tests
 # make test-onedl  the same on the maintained fork of mmdet, in an environment of
-#              its own; not part of the other targets, and not yet seen passing
+#              its own; not part of the other targets
 # make check   set up and run flake8, isort and mypy
 # make clean   remove the environment, the runs and the generated data
 # Every step leaves a mark in $(VENV) and is not done again; stop and repeat at will.

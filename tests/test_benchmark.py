@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from exporting import make_config, make_model
 
 from lcq_mmdet.report.tables import ratio_table
 from lcq_mmdet.report.timing import interleaved_medians
@@ -58,6 +60,19 @@ def test_ratios_are_to_the_first_of_the_case():
     assert lines[5][-1] == '400 (4.00x)'
 
 
+def test_average_precision_has_a_column_where_there_is_any():
+    rows = [
+        dict(case='x', name='float', seconds=dict(network=0.2)),
+        dict(case='x', name='lcq', seconds=dict(network=0.1),
+             metrics=dict(mAP=0.25)),
+    ]
+    heading, _, first, second = [
+        re.split(r'\s*\|\s*', line.strip()[1:-1].strip(' '))
+        for line in ratio_table(rows, markdown=True).strip().splitlines()
+    ]
+    assert (heading[-1], first[-1], second[-1]) == ('AP', '', '0.250')
+
+
 def test_kernels_are_compared_with_those_of_torch(call, tmp_path):
     out = tmp_path / 'kernels.json'
     output = call('benchmark.py', 'kernels', '--size', 2**12, '--rounds', 1,
@@ -92,22 +107,53 @@ def test_training_is_compared_with_float(call, tiny_config, tmp_path):
     assert all(row['seconds']['step'] > 0 for row in rows)
 
 
+ENGINES = [
+    'torch, float', 'onnxruntime, float',
+    'onnxruntime, its own static 8-bit quantization', 'torch, LCQ',
+    'onnxruntime, LCQ in float', 'onnxruntime, LCQ in 8 bits, exact',
+    'onnxruntime, LCQ in 8 bits, relaxed'
+]
+
+
 def test_engines_run_the_same_network(call, tiny_config, tmp_path):
     path, out = tmp_path / 'tiny.py', tmp_path / 'inference.json'
     tiny_config.dump(path)
     output = call('benchmark.py', 'inference', path, '--size', 64, 96,
                   '--rounds', 1, '--out', out)
     rows = json.loads(out.read_text())['rows']
-    assert [row['name'] for row in rows] == [
-        'torch, float', 'onnxruntime, float',
-        'onnxruntime, its own static 8-bit quantization',
-        'onnxruntime, LCQ in float', 'onnxruntime, LCQ in 8 bits, exact',
-        'onnxruntime, LCQ in 8 bits, relaxed'
-    ]
+    assert [row['name'] for row in rows] == ENGINES
     assert all(row['seconds']['network'] > 0 for row in rows)
     sizes = [row['file_bytes'] for row in rows[1:]]
     assert max(sizes) == sizes[0] and min(sizes) > 0
     assert 'tiny, 4 bits, 64 x 96' in output and 'file, MB' in output
+    assert 'init_weights' not in output and ' AP ' not in output
+    assert not any('metrics' in row for row in rows)
+
+
+def test_trained_detectors_are_evaluated(call, toy_coco, tmp_path):
+    work_dir, out = tmp_path / 'moved', tmp_path / 'inference.json'
+    work_dir.mkdir()
+    cfg = make_config('FasterRCNN', root=toy_coco)
+    cfg.dump(work_dir / 'config.py')
+    torch.save(dict(state_dict=make_model(cfg).state_dict(), meta={}),
+               work_dir / 'epoch_1.pth')
+    (work_dir / 'last_checkpoint').write_text('/elsewhere/epoch_1.pth')
+    output = call('benchmark.py', 'inference', '--run', 'Faster', work_dir,
+                  '--size', 64, 64, '--rounds', 1, '--out', out)
+    rows = {row['name']: row for row in json.loads(out.read_text())['rows']}
+    assert list(rows) == ENGINES
+    for name, row in rows.items():
+        assert row['case'] == 'Faster, 64 x 64'
+        assert ('metrics' in row) == ('LCQ' in name)
+    assert (rows['torch, LCQ']['metrics']['mAP'] ==
+            rows['onnxruntime, LCQ in float']['metrics']['mAP'] >= 0)
+    assert ' AP' in output
+
+
+def test_nothing_to_run_is_told(call, capsys):
+    with pytest.raises(SystemExit):
+        call('benchmark.py', 'inference')
+    assert '--run' in capsys.readouterr().err
 
 
 def test_levels_above_an_offset_fit_small_negative_parts(call, tmp_path):

@@ -6,6 +6,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from mmengine.runner import Runner
+from training import assert_equal_states, state_of
 
 from lcq_mmdet import LCQConv2d, LCQError, LCQQuantizer
 from lcq_mmdet.convert import lcq_layers
@@ -18,16 +19,6 @@ def train(cfg, **options):
     runner = Runner.from_cfg(cfg)
     runner.train()
     return runner
-
-
-def state_of(checkpoint):
-    return torch.load(checkpoint)['state_dict']
-
-
-def assert_equal_states(one, other):
-    assert one.keys() == other.keys()
-    for key in one:
-        assert torch.equal(one[key], other[key]), key
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
+from training import load
 
 from lcq_mmdet import LCQConv2d, LCQError, LCQQuantizer, apply_lcq
 from lcq_mmdet.convert import lcq_layers
@@ -137,7 +138,7 @@ def test_training_is_the_same_with_and_without(lcq_config, tmp_path):
         runner = train(lcq_config, monitor, work_dir=str(tmp_path / name),
                        **ONE_EPOCH)
         assert list(records_of(runner)) == ([1, 2, 3, 4] if monitor else [])
-        states.append(torch.load(tmp_path / name / 'epoch_1.pth'))
+        states.append(load(tmp_path / name / 'epoch_1.pth'))
     one, other = states
     assert one['state_dict'].keys() == other['state_dict'].keys()
     for key, value in one['state_dict'].items():

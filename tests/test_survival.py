@@ -1,5 +1,8 @@
 """What a training has to live through, on a model of three convolutions."""
 import json
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
-from training import (TinyClassifier, assert_equal_states, make_config,
+from training import (TinyClassifier, assert_equal_states, load, make_config,
                       state_of, train)
 
 from lcq_mmdet import LCQError, convert_
@@ -84,7 +87,7 @@ def test_moving_average_starts_calibrated_and_resumes(buffers, tmp_path):
     ema = dict(type='EMAHook', momentum=0.1, update_buffers=buffers)
     options = dict(custom_hooks=[ema])
     whole = train(make_config(tmp_path / 'whole', **options))
-    average = torch.load(tmp_path / 'whole/epoch_2.pth')
+    average = load(tmp_path / 'whole/epoch_2.pth')
     assert average['state_dict'].keys() < average['ema_state_dict'].keys() | {
         key[len('module.'):] for key in average['ema_state_dict']}
     for key, value in average['state_dict'].items():
@@ -99,7 +102,7 @@ def test_moving_average_starts_calibrated_and_resumes(buffers, tmp_path):
         load_from=str(tmp_path / 'whole/epoch_1.pth'), **options))
     for part in ('state_dict', 'ema_state_dict'):
         assert_equal_states(
-            average[part], torch.load(tmp_path / 'resumed/epoch_2.pth')[part])
+            average[part], load(tmp_path / 'resumed/epoch_2.pth')[part])
     assert whole.iter == 8
 
 
@@ -223,14 +226,43 @@ def test_killed_training_goes_on_to_the_same_weights(point, tmp_path,
     train(make_config(tmp_path / 'whole', **changes))
     cfg = make_config(tmp_path / 'killed', **changes)
     kill_at(point, cfg, monkeypatch)
-    # As tools/train.py --resume does.
+    assert_resumes_to_the_same(cfg, tmp_path / 'whole/epoch_2.pth')
+
+
+def assert_resumes_to_the_same(cfg, whole):
+    """Train on as tools/train.py --resume does."""
     latest = find_latest_checkpoint(cfg.work_dir)
     if latest:
         cfg.resume, cfg.load_from = True, latest
     train(cfg)
     assert_equal_states(
-        state_of(tmp_path / 'whole/epoch_2.pth'),
-        state_of(tmp_path / 'killed/epoch_2.pth'))
+        state_of(whole), state_of(Path(cfg.work_dir, 'epoch_2.pth')))
+
+
+class SignalHook(KillHook):
+    """Be killed as a job that is out of memory or time is."""
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        if self.point == runner.iter:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_until_signal(work_dir):
+    runner = Runner.from_cfg(make_config(work_dir))
+    runner.register_hook(SignalHook(5))
+    runner.train()
+
+
+def test_training_killed_by_a_signal_goes_on_to_the_same_weights(tmp_path):
+    train(make_config(tmp_path / 'whole'))
+    process = multiprocessing.get_context('spawn').Process(
+        target=train_until_signal, args=(tmp_path / 'killed', ))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / 'killed/epoch_2.pth').exists()
+    assert_resumes_to_the_same(
+        make_config(tmp_path / 'killed'), tmp_path / 'whole/epoch_2.pth')
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+from training import load
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,11 +56,11 @@ def test_float_to_4_bit_to_report(config_file, tmp_path):
     run('train.py', config_file)
     run('train.py', config_file, '--bits', 4, '--work-dir', 'lcq',
         '--cfg-options', 'load_from=work_dirs/tiny/epoch_2.pth')
-    assert torch.load(tmp_path / 'lcq/epoch_2.pth')['meta']['epoch'] == 2
+    assert load(tmp_path / 'lcq/epoch_2.pth')['meta']['epoch'] == 2
     run('train.py', config_file, '--bits', 4, '--work-dir', 'lcq', '--resume',
         '--cfg-options', 'train_cfg.max_epochs=3',
         'load_from=work_dirs/tiny/epoch_2.pth')
-    assert torch.load(tmp_path / 'lcq/epoch_3.pth')['meta']['epoch'] == 3
+    assert load(tmp_path / 'lcq/epoch_3.pth')['meta']['epoch'] == 3
     run('test.py', tmp_path / 'lcq/tiny.py', 'lcq/epoch_3.pth', '--out',
         'predictions.pkl', '--work-dir', 'tested')
     assert (tmp_path / 'predictions.pkl').stat().st_size

@@ -92,8 +92,13 @@ def train(cfg):
     return runner
 
 
+def load(path):
+    """Load a checkpoint, which has more than tensors in it."""
+    return torch.load(path, weights_only=False)
+
+
 def state_of(path):
-    return torch.load(path)['state_dict']
+    return load(path)['state_dict']
 
 
 def assert_equal_states(one, other, **tolerances):

@@ -8,7 +8,7 @@ import tempfile
 from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 import torch
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 from rich.progress import track
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
@@ -16,8 +16,11 @@ from torch._functorch import config as functorch_config
 from lcq_mmdet import LCQQuantizer, QuantizerConfig
 from lcq_mmdet.cli import check_files, read_config, run_tool
 from lcq_mmdet.config import SIGNED
+from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import check_bits, lcq_quantize_reference
+from lcq_mmdet.model import apply_lcq
 from lcq_mmdet.report.records import write_record
+from lcq_mmdet.report.runs import load_run
 from lcq_mmdet.report.steps import TrainingSteps
 from lcq_mmdet.report.tables import ratio_table
 from lcq_mmdet.report.timing import interleaved_medians
@@ -46,6 +49,14 @@ def parse_args() -> argparse.Namespace:
         'inference',
         help='the network on the CPU: torch, onnxruntime and 8-bit integers')
     inference.add_argument(
+        '--run',
+        nargs=2,
+        action='append',
+        default=[],
+        metavar=('NAME', 'WORK_DIR'),
+        help='a trained quantized detector, which is evaluated, too; any '
+        'number of times')
+    inference.add_argument(
         '--modules',
         nargs='+',
         metavar='PATTERN',
@@ -66,7 +77,7 @@ def parse_args() -> argparse.Namespace:
     for command in (train, inference):
         command.add_argument(
             'config',
-            nargs='+',
+            nargs='+' if command is train else '*',
             help='config of a float detector, or mmdet::...')
         command.add_argument(
             '--cfg-options',
@@ -221,21 +232,37 @@ def benchmark_training(args: argparse.Namespace) -> List[Row]:
 
 def benchmark_inference(args: argparse.Namespace) -> List[Row]:
     from lcq_mmdet.export.inference import Engines
-    rows = []
+    height, width = args.size
+    cases: Dict[str, Config] = {}
     for path in args.config:
         cfg = read_config(path)
+        name = osp.splitext(osp.basename(path))[0]
+        cfg.load_from = None
+        cases[f'{name}, {args.bits} bits'] = apply_lcq(
+            cfg, args.bits, modules=args.modules)
+    for name, work_dir in args.run:
+        cases[name] = load_run(work_dir)
+    if not cases:
+        raise LCQError('config: name one, or a trained detector with --run')
+    for cfg in cases.values():
         cfg.merge_from_dict(args.cfg_options or {})
-        height, width = args.size
-        case = (f'{osp.splitext(osp.basename(path))[0]}, {args.bits} bits, '
-                f'{height} x {width}')
+        if cfg.load_from:
+            check_files(cfg, ('train_dataloader', 'test_dataloader'))
+    rows = []
+    for case, cfg in cases.items():
         with tempfile.TemporaryDirectory() as folder:
-            engines = Engines(cfg, args.bits, (height, width), folder,
-                              args.modules)
+            engines = Engines(cfg, (height, width), folder)
             seconds = interleaved_medians(engines.calls(), args.rounds)
+            metrics = engines.evaluate() if cfg.load_from else {}
         for name, value in seconds.items():
-            row: Row = dict(case=case, name=name, seconds=dict(network=value))
+            row: Row = dict(
+                case=f'{case}, {height} x {width}',
+                name=name,
+                seconds=dict(network=value))
             if name in engines.file_bytes:
                 row['file_bytes'] = engines.file_bytes[name]
+            if name in metrics:
+                row['metrics'] = metrics[name]
             rows.append(row)
     return rows
 

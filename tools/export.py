@@ -1,21 +1,14 @@
 """Write a trained low-bit detector to a packed file or an ONNX graph."""
 import argparse
 import os.path as osp
-from itertools import islice
-from typing import Any, Iterator
 
-from mmengine.config import Config
-from mmengine.runner import Runner
 from mmengine.utils import track_iter_progress
-from torch import Tensor
 
 from lcq_mmdet.cli import (add_runner_arguments, check_files, load_config,
                            run_tool)
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.export import (export_packed, float_bytes, load_quantized,
-                              size_table)
-
-_NUM_BATCHES = 8
+                              size_table, training_images)
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,13 +36,6 @@ def parse_args() -> argparse.Namespace:
         'as learned (relaxed); training images give the ranges of the rest')
     add_runner_arguments(parser)
     return parser.parse_args()
-
-
-def training_images(cfg: Config, model: Any) -> Iterator[Tensor]:
-    """Load some batches of training images, preprocessed."""
-    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-    for batch in islice(loader, _NUM_BATCHES):
-        yield model.data_preprocessor(batch, False)['inputs']
 
 
 def main() -> None:

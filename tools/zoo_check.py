@@ -15,9 +15,9 @@ from rich.progress import track
 
 from lcq_mmdet.cli import run_tool
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.report.noise import describe
 from lcq_mmdet.report.records import to_json, write_record, write_text
-from lcq_mmdet.report.zoo import (check_config, describe, list_configs,
-                                  zoo_table)
+from lcq_mmdet.report.zoo import ROOT, check_config, list_configs, zoo_table
 
 # Of a family whose configs need what is not here, so many are tried.
 _TRIES = 3
@@ -36,6 +36,10 @@ def parse_args() -> argparse.Namespace:
         '--all',
         action='store_true',
         help='check every config and not one of each family')
+    parser.add_argument(
+        '--root',
+        default=ROOT,
+        help="folder with configs/FAMILY/*.py (default: mmdet's)")
     parser.add_argument(
         '--family', nargs='+', help='check these families only')
     parser.add_argument(
@@ -88,14 +92,16 @@ def _check(path: str, args: argparse.Namespace, sender: Connection) -> None:
         os.dup2(nothing.fileno(), 1)
         os.dup2(nothing.fileno(), 2)
     try:
-        sender.send(check_config(path, modules=args.modules))
+        sender.send(check_config(path, args.root, args.modules))
     except MemoryError as error:
         sender.send(dict(config=path, status='failed', reason=describe(error)))
 
 
 def plan(args: argparse.Namespace) -> Dict[str, List[str]]:
     """Choose the configs to check, by family."""
-    families = list_configs()
+    if not osp.isdir(osp.join(args.root, 'configs')):
+        raise LCQError(f'--root={args.root!r}: has no folder named configs')
+    families = list_configs(args.root)
     for family in args.family or ():
         if family not in families:
             raise LCQError(f'--family {family!r}: there is none; there are '

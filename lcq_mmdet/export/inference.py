@@ -1,55 +1,68 @@
-"""One detector's network as several engines run it, ready to be timed."""
+"""One detector's network as several engines run it: how fast, how well."""
+import copy
 import os.path as osp
 from functools import partial
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+from itertools import count
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import onnx
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
 from onnxruntime.quantization import (CalibrationDataReader, QuantType,
                                       quantize_static)
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
+from lcq_mmdet.building import build_model, init_weights_, without_weights
 from lcq_mmdet.calibration import initialize_, observe
-from lcq_mmdet.model import apply_lcq, float_config
+from lcq_mmdet.convert import unwrap
+from lcq_mmdet.model import float_config
+from lcq_mmdet.report.runs import average_precision
 
-from .graphs import export_onnx
+from .graphs import export_onnx, run_graph_in_
 from .graphs.network import DetectorNetwork
 from .graphs.session import Graph, sums_saturate
 from .graphs.trace import trace
+from .source import load_quantized, training_images
+from .writer import export_packed
 
 _NUM_IMAGES = 2
+_NUMBERS = count()
+_TORCH = 'torch, LCQ'
+_GRAPHS: Dict[str, Optional[str]] = {
+    'onnxruntime, LCQ in float': None,
+    'onnxruntime, LCQ in 8 bits, exact': 'exact',
+    'onnxruntime, LCQ in 8 bits, relaxed': 'relaxed',
+}
 
 
 class Engines:
     """The network of a detector in float, quantized and in 8-bit integers.
 
-    It has random weights and sees noise, which takes as long as anything
-    else. Values of a second stage are computed for three regions.
+    It sees noise, which takes as long as anything else. Values of a second
+    stage are computed for as many regions as its config lets through.
 
     Args:
-        cfg: Config of a float or quantized detector.
-        bits: Bits of weights and inputs, 2 to 8.
+        cfg: Config of a quantized detector. It has random weights, unless
+            its ``load_from`` is a checkpoint of its training; the float
+            detector beside it always has.
         size: Height and width of the image in pixels.
         folder: Where files may be written.
-        modules: What is quantized, as :func:`~lcq_mmdet.convert_` takes it.
 
     Attributes:
         file_bytes: Sizes of the files, by name of the engine.
+
+    Raises:
+        LCQError: If the checkpoint does not fit, or the detector cannot be
+            exported.
     """
 
-    def __init__(self,
-                 cfg: Config,
-                 bits: int,
-                 size: Tuple[int, int],
-                 folder: str,
-                 modules: Optional[Sequence[str]] = None) -> None:
+    def __init__(self, cfg: Config, size: Tuple[int, int],
+                 folder: str) -> None:
         self.file_bytes: Dict[str, int] = {}
-        self._folder, self._size = folder, size
-        init_default_scope(cfg.get('default_scope', 'mmdet'))
-        network = DetectorNetwork(_build(float_config(cfg)))
+        self._cfg, self._folder, self._size = cfg, folder, size
+        network = DetectorNetwork(_random_model(float_config(cfg)))
         self._inputs = self._noise(network)
         network(*self._inputs)
         self._calls: Dict[str, Callable[..., Any]] = {'torch, float': network}
@@ -59,21 +72,35 @@ class Engines:
         self._add('onnxruntime, its own static 8-bit quantization',
                   self._quantize_float(path, network), network)
 
-        cfg = apply_lcq(cfg, bits, modules=modules)
-        model = _build(cfg)
+        model, images = self._quantized_model()
         network = DetectorNetwork(model)
-        images = [self._noise(network)[0] for _ in range(_NUM_IMAGES)]
-        with observe(model) as observations:
-            network(*self._inputs)
-        initialize_(model, observations)
         network(*self._inputs)
-        for name, int8 in (('onnxruntime, LCQ in float', None),
-                           ('onnxruntime, LCQ in 8 bits, exact', 'exact'),
-                           ('onnxruntime, LCQ in 8 bits, relaxed',
-                            'relaxed')):
+        path = osp.join(folder, 'model.safetensors')
+        export_packed(model, path, cfg.to_dict())
+        self.file_bytes[_TORCH] = osp.getsize(path)
+        self._calls[_TORCH] = network
+        for name, int8 in _GRAPHS.items():
             path = self._path(name)
             export_onnx(model, path, cfg.to_dict(), int8=int8, images=images)
             self._add(name, path, network)
+
+    def evaluate(self) -> Dict[str, Dict[str, float]]:
+        """Evaluate the trained detector on its test data, network by network.
+
+        Returns:
+            AP values in [0, 1], by name of the engine and then by the names
+            of ``CocoMetric``.
+        """
+        metrics = {_TORCH: average_precision(self._runner(self._cfg))}
+        cfg = float_config(self._cfg)
+        cfg.load_from = None
+        for name in _GRAPHS:
+            runner = self._runner(cfg)
+            run_graph_in_(
+                unwrap(runner.model), self._path(name),
+                self._cfg.model.to_dict())
+            metrics[name] = average_precision(runner)
+        return metrics
 
     def calls(self) -> Dict[str, Callable[[], Any]]:
         """Return functions that run the network on one image, by name."""
@@ -86,8 +113,35 @@ class Engines:
     def _call(self, function: Callable[..., Any]) -> Any:
         return function(*self._inputs)
 
+    def _quantized_model(self) -> Tuple[nn.Module, List[Tensor]]:
+        """Return the quantized model, and images that show its ranges."""
+        if self._cfg.get('load_from'):
+            model, _ = load_quantized(self._cfg, self._cfg.load_from)
+            model.requires_grad_(False)
+            return model, list(training_images(self._cfg, model))
+        model = _random_model(self._cfg)
+        network = DetectorNetwork(model)
+        with observe(model) as observations:
+            network(*self._inputs)
+        initialize_(model, observations)
+        return model, [self._noise(network)[0] for _ in range(_NUM_IMAGES)]
+
+    def _runner(self, cfg: Config) -> Runner:
+        cfg = copy.deepcopy(cfg)
+        # mmengine keeps visualizers by name, and their folders.
+        name = f'{osp.basename(self._folder)}_{next(_NUMBERS)}'
+        cfg.update(
+            work_dir=self._folder,
+            experiment_name=name,
+            visualizer=None,
+            log_level='WARNING')
+        return Runner.from_cfg(cfg)
+
     def _noise(self, network: DetectorNetwork) -> Tuple[Tensor, ...]:
         _, *pooled = network.example(*self._size)
+        if pooled:
+            regions = network.detector.test_cfg.rpn.max_per_img
+            pooled = [torch.randn(regions, *pooled[0].shape[1:])]
         return torch.randn(1, 3, *self._size), *pooled
 
     def _path(self, name: str) -> str:
@@ -127,11 +181,10 @@ class _Batches(CalibrationDataReader):
         return next(self._batches, None)
 
 
-def _build(cfg: Config) -> nn.Module:
+def _random_model(cfg: Config) -> nn.Module:
     # Nothing is downloaded to measure time.
-    if cfg.model.get('backbone', {}).get('init_cfg'):
-        cfg.model.backbone.init_cfg = None
-    with MODELS.switch_scope_and_registry(None) as registry:
-        model = registry.build(cfg.model)
-    model.init_weights()
+    cfg = copy.deepcopy(cfg)
+    cfg.model = without_weights(cfg.model)
+    model = build_model(cfg)
+    init_weights_(model)
     return model.eval().requires_grad_(False)

@@ -1,12 +1,16 @@
 """The trained model that an export starts from."""
-from typing import Any, Dict, Tuple
+from itertools import islice
+from typing import Any, Dict, Iterator, Tuple
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
-from torch import nn
+from mmengine.runner import Runner
+from torch import Tensor, nn
 
+from lcq_mmdet.building import build_model
 from lcq_mmdet.checkpoint import check_keys, read_checkpoint, state_of
 from lcq_mmdet.errors import LCQError
+
+_NUM_BATCHES = 8
 
 
 def load_quantized(cfg: Config, path: str) -> Tuple[nn.Module, Dict[str, Any]]:
@@ -30,9 +34,7 @@ def load_quantized(cfg: Config, path: str) -> Tuple[nn.Module, Dict[str, Any]]:
     checkpoint = read_checkpoint(path, 'checkpoint')
     state = state_of(checkpoint)
     where = f'checkpoint={path!r}'
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    with MODELS.switch_scope_and_registry(None) as registry:
-        model = registry.build(cfg.model)
+    model = build_model(cfg)
     own = model.state_dict()
     if not any('_quantizer.' in key for key in state):
         name = next(key for key in own if '_quantizer.' in key)
@@ -41,3 +43,10 @@ def load_quantized(cfg: Config, path: str) -> Tuple[nn.Module, Dict[str, Any]]:
     check_keys(own, state, where)
     model.load_state_dict(state, strict=False)
     return model.eval(), dict(checkpoint.get('meta', {}))
+
+
+def training_images(cfg: Config, model: Any) -> Iterator[Tensor]:
+    """Load eight batches of training images, preprocessed."""
+    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+    for batch in islice(loader, _NUM_BATCHES):
+        yield model.data_preprocessor(batch, False)['inputs']

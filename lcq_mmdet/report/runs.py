@@ -65,6 +65,8 @@ def load_run(work_dir: str, launcher: str = 'none') -> Config:
     if cfg.load_from is None:
         raise LCQError(f'{work_dir}: there is no checkpoint in this work '
                        'directory; train first')
+    if not osp.isfile(cfg.load_from):  # The folder was moved.
+        cfg.load_from = osp.join(work_dir, osp.basename(cfg.load_from))
     cfg.work_dir = work_dir
     cfg.launcher = launcher
     cfg.resume = False
@@ -74,10 +76,7 @@ def load_run(work_dir: str, launcher: str = 'none') -> Config:
 def evaluate(cfg: Config) -> Evaluation:
     """Evaluate the checkpoint ``load_from`` of a config on its test data."""
     runner = Runner.from_cfg(cfg)
-    metrics = {
-        key.rpartition('bbox_')[2]: float(value)
-        for key, value in runner.test().items() if 'bbox_' in key
-    }
+    metrics = average_precision(runner)
     model = unwrap(runner.model)
     with count_macs(model) as macs:
         num_images = forward_test_images(runner)
@@ -85,6 +84,18 @@ def evaluate(cfg: Config) -> Evaluation:
         osp.basename(osp.normpath(cfg.work_dir)), _bits(model), metrics,
         cost(model, macs, num_images),
         cfg.get('randomness', {}).get('seed'), runner)
+
+
+def average_precision(runner: Runner) -> Dict[str, float]:
+    """Evaluate a runner on its test data.
+
+    Returns:
+        AP values in [0, 1] by the names of ``CocoMetric``.
+    """
+    return {
+        key.rpartition('bbox_')[2]: float(value)
+        for key, value in runner.test().items() if 'bbox_' in key
+    }
 
 
 @torch.no_grad()

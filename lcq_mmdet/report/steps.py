@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, Optional
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from lcq_mmdet.building import init_weights_, without_weights
 from lcq_mmdet.calibration import initialize_, observe
 from lcq_mmdet.config import QUANTIZERS
 from lcq_mmdet.model import apply_lcq, float_config
@@ -46,9 +47,7 @@ class TrainingSteps:
                     experiment_name=name + osp.basename(folder),
                     visualizer=None,
                     load_from=None)
-                # Nothing is downloaded to measure time.
-                if part.model.get('backbone', {}).get('init_cfg'):
-                    part.model.backbone.init_cfg = None
+                part.model = without_weights(part.model)
                 self._runners[name] = Runner.from_cfg(part)
         loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
         batches = iter(loader)
@@ -56,7 +55,7 @@ class TrainingSteps:
         for name, runner in self._runners.items():
             runner.optim_wrapper = runner.build_optim_wrapper(
                 runner.optim_wrapper)
-            runner.model.init_weights()
+            init_weights_(runner.model)
             if name != 'float':
                 self.calibration[name] = self._calibrate(runner.model)
             runner.model.train()

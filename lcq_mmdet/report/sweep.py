@@ -12,11 +12,10 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
-from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.utils import mkdir_or_exist
-from torch import nn
 
+from lcq_mmdet.building import build_model
 from lcq_mmdet.checkpoint import (match_keys, packed_layers, read_checkpoint,
                                   some)
 from lcq_mmdet.config import QUANTIZERS
@@ -45,7 +44,7 @@ def check_float(cfg: Config) -> None:
         raise LCQError(
             'load_from: a sweep starts from a trained float detector; name '
             'its checkpoint with --cfg-options load_from=...')
-    model = _build(float_config(cfg))
+    model = build_model(float_config(cfg))
     checkpoint = read_checkpoint(path, 'load_from')
     if packed_layers(checkpoint):
         raise LCQError(f'load_from={path!r}: is a packed checkpoint, which '
@@ -55,12 +54,6 @@ def check_float(cfg: Config) -> None:
         raise LCQError(
             f'load_from={path!r}: is not of this detector, it has not, or '
             f'not in the same shape, {some(missing)} keys')
-
-
-def _build(cfg: Config) -> nn.Module:
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    with MODELS.switch_scope_and_registry(None) as registry:
-        return registry.build(cfg.model)
 
 
 class Sweep:

@@ -76,8 +76,9 @@ def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
     Args:
         rows: Dictionaries with ``case`` and ``name``. They may have
             ``seconds``, times by what was measured, ``peak_memory`` and
-            ``file_bytes``, both in bytes, and ``relative_error``, the mean
-            squared error over the variance.
+            ``file_bytes``, both in bytes, ``relative_error``, the mean
+            squared error over the variance, and ``metrics`` as
+            :func:`map_table` takes them.
         markdown: Whether to write Markdown.
     """
     first: Dict[str, Row] = {}
@@ -98,6 +99,9 @@ def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
         table.add_column(f'{key}, ms', justify='right')
     for _, heading, _ in others:
         table.add_column(heading, justify='right')
+    evaluated = any('metrics' in row for row in rows)
+    if evaluated:
+        table.add_column('AP', justify='right')
     for row in rows:
         baseline = first[row['case']]
         cells = [
@@ -108,6 +112,9 @@ def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
             _compared(row.get(key), baseline.get(key), unit, row is baseline)
             for key, _, unit in others
         ]
+        if evaluated:
+            ap = _get(row, 'metrics', 'mAP')
+            cells.append('' if ap is None else f'{ap:.3f}')
         table.add_row(row['case'] if row is baseline else '', row['name'],
                       *cells)
     return render(table, width=1000 if markdown else 160)

@@ -1,45 +1,34 @@
 """Check that a config of mmdet's can be quantized."""
-import copy
 import os
 import os.path as osp
 from collections import Counter
-from typing import (Any, Callable, Dict, Iterator, List, Mapping, Optional,
-                    Sequence, Tuple)
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import mmdet
 import torch
-from mmdet.models import TrackDataPreprocessor
-from mmdet.structures import DetDataSample, TrackDataSample
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.dist import is_distributed
 from mmengine.registry import MODELS
-from mmengine.structures import InstanceData
 from rich import box
 from rich.table import Table
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 
+from lcq_mmdet.building import without_weights
 from lcq_mmdet.calibration import initialize_, observe
 from lcq_mmdet.convert import lcq_layers
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.model import apply_lcq
 
 from .cost import count_macs, quantized_share
+from .noise import CannotRun, describe, find_forward
 from .tables import render
 
 Row = Dict[str, Any]
 ROOT = osp.join(osp.dirname(mmdet.__file__), '.mim')
-#: Height and width of the images to try, the odd ones first.
-SIZES = ((75, 107), (128, 128), (320, 320))
 _BITS = 4
 # At most so many go on to second stages, which would outweigh all else.
 _PROPOSALS = 20
-# Keys by which a model fetches weights while it is built.
-_WEIGHTS = ('init_cfg', 'pretrained', 'teacher_ckpt')
-
-
-class CannotRun(Exception):
-    """A float model that cannot be built or run here; says why."""
 
 
 def list_configs(root: str = ROOT) -> Dict[str, List[str]]:
@@ -100,12 +89,6 @@ def check_config(path: str,
         return dict(config=path, status='failed', reason=describe(error))
 
 
-def describe(error: BaseException) -> str:
-    """Tell an error in one line."""
-    lines = str(error).strip().splitlines() or ['']
-    return f'{type(error).__name__}: {" ".join(lines[0].split())}'[:300]
-
-
 def zoo_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Tabulate checked configs as Markdown.
 
@@ -150,9 +133,9 @@ def _check(path: str, modules: Optional[Sequence[str]]) -> Row:
         return dict(status='no model', reason='it describes no model')
     _single_process()
     float_model = _try('does not build', _build, cfg)
-    # Some layers are built without values.
     _try('does not start', float_model.init_weights)
-    run, mode, size = _runner_of(float_model)
+    _fill_unset_(float_model)
+    run, mode, size = find_forward(float_model)
 
     quantized = apply_lcq(cfg, bits=_BITS, modules=modules, init='mse')
     model = _build(quantized)
@@ -204,96 +187,24 @@ def _single_process() -> None:
 
 
 def _build(cfg: Config) -> nn.Module:
-    model = MODELS.build(_without_weights(copy.deepcopy(cfg.model)))
+    model = MODELS.build(_few_proposals(without_weights(cfg.model)))
     # Not every detector's eval() returns it.
     model.eval()
     return model
 
 
-def _without_weights(cfg: Any) -> Any:
-    if isinstance(cfg, dict):
-        for key in cfg:
-            cfg[key] = (None
-                        if key in _WEIGHTS else _without_weights(cfg[key]))
-        if 'max_per_img' in cfg:
-            cfg['max_per_img'] = min(cfg['max_per_img'], _PROPOSALS)
-    elif isinstance(cfg, list):
-        cfg[:] = map(_without_weights, cfg)
-    return cfg
-
-
-def _runner_of(
-    model: nn.Module
-) -> Tuple[Callable[[nn.Module], List[Tensor]], str, Sequence[int]]:
-    """Find a way to run a float model: the first that works."""
-    errors: List[str] = []
-    for size in SIZES:
-        for mode in ('tensor', 'predict'):
-            try:
-                _forward(model, mode, size)
-            except Exception as error:
-                errors.append(f'{mode} of {size[0]} x {size[1]}: '
-                              f'{describe(error)}')
-                continue
-            return (lambda m: _forward(m, mode, size)), mode, size
-    raise CannotRun(f'does not run: {errors[0]}')
-
-
 @torch.no_grad()
-def _forward(model: nn.Module, mode: str,
-             size: Sequence[int]) -> List[Tensor]:
-    """Run a detector on the same noise each time; return all its tensors."""
-    # What tracks objects wraps what detects.
-    detector: Any = getattr(model, 'detector', None) or model
-    data = detector.data_preprocessor(
-        _inputs(size, isinstance(detector.data_preprocessor,
-                                 TrackDataPreprocessor)), False)
-    if isinstance(data['inputs'], list):
-        data['inputs'] = torch.stack(data['inputs']).float()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return list(_tensors(detector(**data, mode=mode)))
+def _fill_unset_(model: nn.Module) -> None:
+    """Fill weights that nothing has given values; a checkpoint would."""
+    for weight in model.parameters():
+        if weight.dim() > 1 and not 1e-12 < weight.abs().amax() < 1e12:
+            nn.init.kaiming_uniform_(weight)
 
 
-def _inputs(size: Sequence[int], is_video: bool) -> Dict[str, Any]:
-    """Make a batch of one image, or of a video with one, of noise."""
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randint(
-        256, (3, *size), generator=generator, dtype=torch.uint8)
-    sample = DetDataSample(
-        metainfo=dict(
-            img_id=0,
-            img_path='',
-            img_shape=tuple(size),
-            ori_shape=tuple(size),
-            pad_shape=tuple(size),
-            batch_input_shape=tuple(size),
-            scale_factor=(1., 1.),
-            frame_id=0,
-            text=('thing', ),
-            custom_entities=True))
-    boxes = torch.tensor([[0., 0., 32., 32.], [16., 8., 60., 70.]])
-    sample.gt_instances = InstanceData(
-        bboxes=boxes, labels=torch.zeros(2, dtype=torch.long))
-    # Some do without a network that proposes.
-    sample.proposals = InstanceData(bboxes=boxes)
-    if not is_video:
-        return dict(inputs=[image], data_samples=[sample])
-    video = TrackDataSample()
-    video.video_data_samples = [sample]
-    video.set_metainfo(dict(key_frames_inds=[0], ref_frames_inds=[]))
-    return dict(inputs=[image[None]], data_samples=[video])
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-    elif hasattr(value, 'all_items'):
-        yield from _tensors([item for _, item in value.all_items()])
-    elif hasattr(value, 'tensor'):
-        yield value.tensor
+def _few_proposals(cfg: Any) -> Any:
+    for value in cfg.values() if isinstance(cfg, dict) else cfg:
+        if isinstance(value, (dict, list)):
+            _few_proposals(value)
+    if isinstance(cfg, dict) and 'max_per_img' in cfg:
+        cfg['max_per_img'] = min(cfg['max_per_img'], _PROPOSALS)
+    return cfg
