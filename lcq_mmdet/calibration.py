@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from lcq_mmdet.checkpoint import some
 from lcq_mmdet.convert import lcq_layers
 from lcq_mmdet.errors import LCQError
 
@@ -66,7 +67,7 @@ def observe(model: nn.Module) -> Iterator[Dict[str, Observation]]:
     Inside, the model is in eval mode, computes in float and builds no graph.
 
     Yields:
-        An observation for each quantized layer, by qualified name.
+        Observations by what :func:`input_name` calls an input.
     """
     observations: Dict[str, Observation] = {}
     was_training = model.training
@@ -75,19 +76,28 @@ def observe(model: nn.Module) -> Iterator[Dict[str, Observation]]:
         stack.callback(model.train, was_training)
         model.eval()
         for name, layer in lcq_layers(model):
-            observations[name] = observation = Observation()
-            handle = layer.act_quantizer.register_forward_pre_hook(
-                lambda _, inputs, o=observation: o.update(inputs[0]))
-            stack.callback(handle.remove)
-            for quantizer in (layer.act_quantizer, layer.weight_quantizer):
+            for key, quantizer in layer.quantizers():
                 quantizer.bypass = True
                 stack.callback(setattr, quantizer, 'bypass', False)
+                if quantizer.is_weight:
+                    continue
+                observation = Observation()
+                observations[input_name(name, key)] = observation
+                handle = quantizer.register_forward_pre_hook(
+                    lambda _, inputs, o=observation: o.update(inputs[0]))
+                stack.callback(handle.remove)
         yield observations
 
 
 def check_reached(observations: Dict[str, Observation]) -> None:
     """Raise an ``LCQError`` for layers whose forward never ran."""
     missed = [name for name, seen in observations.items() if not seen.reached]
+    levels = [name for name in missed if '.act_quantizer.level' in name]
+    if levels:
+        raise LCQError(
+            f'per_level=True: forward did not reach {some(levels)}: the head '
+            'does not call these layers once a level; set per_level=False for '
+            'them in overrides')
     if missed:
         raise LCQError(
             f'{", ".join(missed)}: forward did not reach '
@@ -122,17 +132,26 @@ def initialize_(model: nn.Module,
                 'calibration; check load_from, or add it to model.exclude')
     filled = []
     for name, layer in lcq_layers(model):
-        if name not in observations:
-            continue
-        if not layer.act_quantizer.is_initialized:
-            layer.act_quantizer.initialize_(
-                observations[name].samples(),
-                signed=observations[name].minimum < 0)
-            filled.append(f'{name}.act_quantizer')
-        if not layer.weight_quantizer.is_initialized:
-            layer.weight_quantizer.initialize_(layer.weight, signed=True)
-            filled.append(f'{name}.weight_quantizer')
+        inputs = {
+            key: observations[input_name(name, key)]
+            for key, _ in layer.quantizers()
+            if input_name(name, key) in observations
+        }
+        for key, quantizer in layer.quantizers():
+            if not inputs or quantizer.is_initialized:
+                continue
+            if quantizer.is_weight:
+                quantizer.initialize_(layer.weight, signed=True)
+            else:
+                quantizer.initialize_(inputs[key].samples(),
+                                      signed=inputs[key].minimum < 0)
+            filled.append(f'{name}.{key}')
     return filled
+
+
+def input_name(layer: str, quantizer: str) -> str:
+    """Name an input: as its layer, with the quantizer where it has many."""
+    return layer if quantizer == 'act_quantizer' else f'{layer}.{quantizer}'
 
 
 def sample_batches(loader: DataLoader, num_batches: int) -> DataLoader:

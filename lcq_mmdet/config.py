@@ -57,6 +57,9 @@ class QuantizerConfig:
             them; from ``weight_bits`` and ``act_bits`` to 8. ``None`` leaves
             levels where they are. With as many bits as the quantizer has,
             neighbouring levels may become one.
+        per_level: Whether a layer of a head that is shared over the levels
+            of a feature pyramid quantizes the input of each level with a
+            quantizer of its own. Other layers have one all the same.
 
     Raises:
         LCQError: If a value is outside its range; the message names key,
@@ -79,6 +82,7 @@ class QuantizerConfig:
     learn_ternary_theta: bool = True
     input_gradient: str = 'identity'
     out_bits: Optional[int] = None
+    per_level: bool = False
 
     def __post_init__(self) -> None:
         check_bits(self.weight_bits, 'weight_bits')
@@ -96,9 +100,10 @@ class QuantizerConfig:
                 or not 0 < self.init_clip < float('inf')):
             raise LCQError(f'init_clip={self.init_clip!r}: must be a positive '
                            'number')
-        if not isinstance(self.learn_ternary_theta, bool):
-            raise LCQError(f'learn_ternary_theta={self.learn_ternary_theta!r}:'
-                           ' must be True or False')
+        for key in ('learn_ternary_theta', 'per_level'):
+            if not isinstance(getattr(self, key), bool):
+                raise LCQError(f'{key}={getattr(self, key)!r}: must be True '
+                               'or False')
         if self.out_bits is not None:
             check_bits(self.out_bits, 'out_bits')
             for key in ('weight_bits', 'act_bits'):

@@ -10,6 +10,7 @@ from lcq_mmdet.checkpoint import check_packed
 from lcq_mmdet.config import QuantizerConfig
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.layers import QuantizedLayer, lcq_layers
+from lcq_mmdet.levels import begin_levels, count_levels
 from lcq_mmdet.mmcv_layers import QUANTIZED, LCQConvTranspose2d
 from lcq_mmdet.options import check_options
 from lcq_mmdet.patterns import check_patterns, matches, matching
@@ -128,15 +129,30 @@ def convert_(model: nn.Module,
                            'layers that stay in float; extend modules or drop '
                            'it')
 
+    heads = count_levels(model)
+    num_levels = {
+        name: heads[head]
+        for head in heads for name in configs
+        if configs[name].per_level and name.startswith(f'{head}.')
+    }
+    if not num_levels and any(c.per_level for c in configs.values()):
+        raise LCQError(
+            'per_level=True: of the layers to quantize none is in a head that '
+            "takes several levels; add one to modules, such as 'bbox_head'"
+            + (f' of {", ".join(heads)}' if heads else ''))
     replaced: Dict[int, QuantizedLayer] = {}
     for name, layer in model.named_modules(remove_duplicate=False):
         if name in configs:
             replaced[id(layer)] = QUANTIZED[type(layer)].from_float(
-                layer, configs[name])
+                layer, configs[name], num_levels.get(name, 1))
     for name, layer in list(model.named_modules(remove_duplicate=False)):
         if id(layer) in replaced:
             parent, _, child = name.rpartition('.')
             setattr(model.get_submodule(parent), child, replaced[id(layer)])
+    if num_levels:
+        # Detectors call a head, or past its hooks its forward.
+        for part in (model, *map(model.get_submodule, heads)):
+            part.register_forward_pre_hook(begin_levels)
     if first in configs and first_layer_bits is not None:
         dict(lcq_layers(model))[first].act_quantizer.requires_grad_(False)
     model._register_load_state_dict_pre_hook(check_packed, with_module=True)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from lcq_mmdet.config import QuantizerConfig
 from lcq_mmdet.kept import KeptWeight
 from lcq_mmdet.kernels.again import saving_nothing_of
+from lcq_mmdet.levels import LevelQuantizers
 from lcq_mmdet.quantizer import LCQQuantizer
 
 _Layer = TypeVar('_Layer', bound=nn.Module)
@@ -38,23 +39,31 @@ class QuantizedLayer(nn.Module):
         super().__init__(*args, **kwargs)
         self._add_quantizers(config)
 
-    def _add_quantizers(self, config: QuantizerConfig) -> None:
-        self.act_quantizer = LCQQuantizer(config, is_weight=False)
+    def _add_quantizers(self,
+                        config: QuantizerConfig,
+                        num_levels: int = 1) -> None:
+        self.act_quantizer: Any = (
+            LevelQuantizers(config, num_levels)
+            if num_levels > 1 else LCQQuantizer(config, is_weight=False))
         self.weight_quantizer = LCQQuantizer(config, is_weight=True)
         self._kept = KeptWeight()
 
     @classmethod
-    def from_float(cls, layer: nn.Module,
-                   config: QuantizerConfig) -> 'QuantizedLayer':
+    def from_float(cls,
+                   layer: nn.Module,
+                   config: QuantizerConfig,
+                   num_levels: int = 1) -> 'QuantizedLayer':
         """Make a quantized layer that shares a float one's parameters.
 
         Args:
             layer: A layer of :attr:`float_class` or one that computes the
                 same, on any device, in any mode.
             config: Settings of both quantizers.
+            num_levels: Number of quantizers of the input, one for each of
+                the calls in a forward pass of the head.
         """
         quantized = _in_class(layer, cls)
-        quantized._add_quantizers(config)
+        quantized._add_quantizers(config, num_levels)
         for quantizer in (quantized.act_quantizer,
                           quantized.weight_quantizer):
             quantizer.to(quantized.weight.device)
@@ -70,6 +79,14 @@ class QuantizedLayer(nn.Module):
         del layer.act_quantizer, layer.weight_quantizer, layer._kept
         layer.weight = nn.Parameter(weight)
         return layer
+
+    def quantizers(self) -> Iterator[Tuple[str, LCQQuantizer]]:
+        """Iterate over the quantizers, input first, and their names."""
+        for child in ('act_quantizer', 'weight_quantizer'):
+            for name, module in getattr(self, child).named_modules(
+                    prefix=child):
+                if isinstance(module, LCQQuantizer):
+                    yield name, module
 
     def quantized_weight(self) -> Tensor:
         """Quantize the weight, any shape.

@@ -69,7 +69,7 @@ def is_pattern(value):
 def wrong_settings(draw):
     """A setting of a layer that is wrong, and the key to name."""
     kind = draw(st.sampled_from(
-        ['bits', 'out_bits', 'choice', 'intervals', 'clip', 'ternary',
+        ['bits', 'out_bits', 'choice', 'intervals', 'clip', 'switch',
          'unknown']))
     if kind == 'bits':
         key = draw(st.sampled_from(BITS))
@@ -86,9 +86,9 @@ def wrong_settings(draw):
     if kind == 'clip':
         return 'init_clip', draw(anything.filter(
             lambda v: not (type(v) in (int, float) and 0 < v < float('inf'))))
-    if kind == 'ternary':
-        return 'learn_ternary_theta', draw(
-            anything.filter(lambda v: not isinstance(v, bool)))
+    if kind == 'switch':
+        key = draw(st.sampled_from(['learn_ternary_theta', 'per_level']))
+        return key, draw(anything.filter(lambda v: not isinstance(v, bool)))
     key = draw(st.text('abcdefgh_', min_size=1, max_size=12).filter(
         lambda t: t not in ('bits', )))
     return key, draw(anything)

@@ -156,6 +156,18 @@ def test_nothing_to_run_is_told(call, capsys):
     assert '--run' in capsys.readouterr().err
 
 
+def test_levels_above_an_offset_fit_small_negative_parts(call, tmp_path):
+    out = tmp_path / 'activations.json'
+    output = call('benchmark.py', 'activations', '--out', out)
+    rows = json.loads(out.read_text())['rows']
+    assert len(rows) == 12
+    for offset, symmetric in zip(rows[::2], rows[1::2]):
+        assert offset['case'] == symmetric['case']
+        assert (offset['name'], symmetric['name']) == ('offset', 'symmetric')
+        assert offset['relative_error'] < 0.5 * symmetric['relative_error']
+    assert 'GELU, 2 bits' in output
+
+
 def test_unknown_config_is_told_in_one_line(call, capsys):
     with pytest.raises(SystemExit):
         call('benchmark.py', 'train', 'none.py')

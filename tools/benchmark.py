@@ -1,6 +1,6 @@
-"""Measure kernels, training steps and calibration, as ratios in one run.
+"""Measure kernels, steps, calibration and errors, as ratios in one run.
 
-All that is compared takes turns in one process; a time is the median.
+All that is timed takes turns in one process; a time is the median.
 """
 import argparse
 import os.path as osp
@@ -10,11 +10,12 @@ from typing import Any, Callable, Dict, List, Mapping, Sequence
 import torch
 from mmengine.config import Config, DictAction
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
 from lcq_mmdet import LCQQuantizer, QuantizerConfig
 from lcq_mmdet.cli import check_files, read_config, run_tool
+from lcq_mmdet.config import SIGNED
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import check_bits, lcq_quantize_reference
 from lcq_mmdet.model import apply_lcq
@@ -68,6 +69,11 @@ def parse_args() -> argparse.Namespace:
         metavar=('HEIGHT', 'WIDTH'),
         help='of the image (default: 480 640)')
 
+    activations = commands.add_parser(
+        'activations',
+        help='squared error after SiLU and GELU: levels above an offset, and '
+        'symmetric ones')
+
     for command in (train, inference):
         command.add_argument(
             'config',
@@ -84,11 +90,13 @@ def parse_args() -> argparse.Namespace:
             '--bits', type=int, default=4, help='bits, 2 to 8')
         command.add_argument(
             '--rounds', type=int, default=20, help='timed calls of each')
+    for command in (kernels, train, inference, activations):
         command.add_argument(
             '--out',
             help='JSON file to write, such as benchmarks/kernels.json')
     args = parser.parse_args()
-    check_bits(args.bits)
+    if 'bits' in args:
+        check_bits(args.bits)
     return args
 
 
@@ -259,7 +267,30 @@ def benchmark_inference(args: argparse.Namespace) -> List[Row]:
     return rows
 
 
+@torch.no_grad()
+def benchmark_activations(args: argparse.Namespace) -> List[Row]:
+    torch.manual_seed(0)
+    x = torch.randn(2**20)
+    rows = []
+    for function in (nn.SiLU(), nn.GELU()):
+        y = function(x)
+        for bits in (4, 3, 2):
+            for signed in SIGNED:
+                config = QuantizerConfig().updated(
+                    dict(bits=bits, signed_act=signed))
+                quantizer = LCQQuantizer(config, is_weight=False)
+                quantizer.initialize_(y, signed=True)
+                error = (quantizer(y) - y).square().mean() / y.var()
+                rows.append(
+                    dict(
+                        case=f'{type(function).__name__}, {bits} bits',
+                        name=signed,
+                        relative_error=error.item()))
+    return rows
+
+
 BENCHMARKS = dict(
+    activations=benchmark_activations,
     kernels=benchmark_kernels,
     train=benchmark_training,
     inference=benchmark_inference)

@@ -39,6 +39,7 @@ its tensors, sorted by name. A layer and its quantizers are one module.
 """
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, Mapping, Optional, Tuple
 
@@ -184,10 +185,8 @@ def checksums(tensors: Mapping[str, Tensor]) -> Dict[str, str]:
 
 def owner(key: str) -> str:
     """Name the module that a key belongs to, a layer for its quantizers."""
-    module = key.rpartition('.')[0]
-    for child in ('.weight_quantizer', '.act_quantizer'):
-        module = module.removesuffix(child)
-    return module
+    return re.sub(r'\.(weight|act)_quantizer(\.level\d+_quantizer)?$', '',
+                  key.rpartition('.')[0])
 
 
 def raw_bytes(tensor: Tensor) -> Tensor:

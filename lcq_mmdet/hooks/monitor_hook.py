@@ -70,10 +70,9 @@ class LCQMonitorHook(Hook):
         self._log(runner)
         model = unwrap(runner.model)
         for name, layer in select_layers(model, self.layers).items():
-            for child in ('act_quantizer', 'weight_quantizer'):
-                quantizer = getattr(layer, child)
+            for key, quantizer in layer.quantizers():
                 statistics = QuantizerStatistics(quantizer)
-                self._statistics[f'lcq/{name}.{child}'] = statistics
+                self._statistics[f'lcq/{name}.{key}'] = statistics
                 self._handles.append(
                     quantizer.register_forward_hook(
                         lambda _, inputs, output, s=statistics: s.update(

@@ -113,10 +113,11 @@ def layer_bops(layer: QuantizedLayer, macs: int) -> int:
 
 
 def layer_bytes(layer: QuantizedLayer) -> int:
-    """Count the bytes of a layer's packed weight and of its two tables."""
-    weight, act = layer.weight_quantizer, layer.act_quantizer
+    """Count the bytes of a layer's packed weight and of its tables."""
+    weight = layer.weight_quantizer
     total = -(-layer.weight.numel() * weight.bits // 8)
-    total += 4 * (weight.num_levels + act.num_levels)
+    total += 4 * sum(
+        quantizer.num_levels for _, quantizer in layer.quantizers())
     if weight.weight_norm == 'channel':
         total += 4 * len(layer.weight)
     return total
@@ -135,7 +136,7 @@ def _bytes(model: nn.Module) -> int:
     for _, layer in lcq_layers(model):
         total += layer_bytes(layer)
         left_out.add(id(layer.weight))
-        for quantizer in (layer.weight_quantizer, layer.act_quantizer):
+        for _, quantizer in layer.quantizers():
             left_out.update(map(id, quantizer.state_dict(
                 keep_vars=True).values()))
     for tensor in (*model.parameters(), *model.buffers()):

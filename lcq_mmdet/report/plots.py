@@ -13,7 +13,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from torch import Tensor
 
-from lcq_mmdet.calibration import observe
+from lcq_mmdet.calibration import input_name, observe
 from lcq_mmdet.convert import lcq_layers, unwrap
 from lcq_mmdet.functional import compress
 from lcq_mmdet.quantizer import LCQQuantizer
@@ -144,11 +144,13 @@ def plot_levels(runner: Runner, path: str, num_layers: int = 4) -> None:
         name = names[column]
         layer = layers[name]
         plot_compander(axes[0], layer.weight_quantizer, layer.weight.detach())
-        plot_compander(axes[1], layer.act_quantizer,
-                       observations[name].samples())
+        # Of a layer with many the one of the largest level.
+        key, quantizer = next(layer.quantizers())
+        plot_compander(axes[1], quantizer,
+                       observations[input_name(name, key)].samples())
         axes[0].set_title(name, fontsize=9)
         axes[0].set_xlabel(_describe('weight', layer.weight_quantizer))
-        axes[1].set_xlabel(_describe('input', layer.act_quantizer))
+        axes[1].set_xlabel(_describe('input', quantizer))
     figure.legend(
         handles=[
             figure.axes[0].collections[0], *figure.axes[-1].lines,

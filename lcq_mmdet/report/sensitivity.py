@@ -188,7 +188,7 @@ class _Opened:
 
     def quantize_only(self, names: Sequence[str]) -> None:
         for name, layer in self.layers.items():
-            for quantizer in (layer.weight_quantizer, layer.act_quantizer):
+            for _, quantizer in layer.quantizers():
                 quantizer.bypass = name not in names
 
     @cached_property

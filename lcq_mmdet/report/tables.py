@@ -71,12 +71,13 @@ def map_table(rows: Sequence[Row], markdown: bool = False) -> str:
 
 
 def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
-    """Tabulate times, and how they compare with the first of each case.
+    """Tabulate costs, and how they compare with the first of each case.
 
     Args:
-        rows: Dictionaries with ``case``, ``name`` and ``seconds``, times by
-            what was measured; they may have ``peak_memory`` and
-            ``file_bytes``, both in bytes, and ``metrics`` as
+        rows: Dictionaries with ``case`` and ``name``. They may have
+            ``seconds``, times by what was measured, ``peak_memory`` and
+            ``file_bytes``, both in bytes, ``relative_error``, the mean
+            squared error over the variance, and ``metrics`` as
             :func:`map_table` takes them.
         markdown: Whether to write Markdown.
     """
@@ -84,17 +85,19 @@ def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
     for row in rows:
         first.setdefault(row['case'], row)
     measured = list(
-        dict.fromkeys(key for row in rows for key in row['seconds']))
-    sizes = [(key, heading)
-             for key, heading in (('peak_memory', 'peak memory, MB'),
-                                  ('file_bytes', 'file, MB'))
-             if any(key in row for row in rows)]
+        dict.fromkeys(
+            key for row in rows for key in row.get('seconds', {})))
+    others = [(key, heading, unit) for key, heading, unit in (
+        ('peak_memory', 'peak memory, MB', 1e6),
+        ('file_bytes', 'file, MB', 1e6),
+        ('relative_error', 'squared error / variance', 1),
+    ) if any(key in row for row in rows)]
     table = Table(box=box.MARKDOWN if markdown else box.SIMPLE)
     table.add_column('case')
     table.add_column('')
     for key in measured:
         table.add_column(f'{key}, ms', justify='right')
-    for _, heading in sizes:
+    for _, heading, _ in others:
         table.add_column(heading, justify='right')
     evaluated = any('metrics' in row for row in rows)
     if evaluated:
@@ -106,8 +109,8 @@ def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
                       1e-3, row is baseline) for key in measured
         ]
         cells += [
-            _compared(row.get(key), baseline.get(key), 1e6, row is baseline)
-            for key, _ in sizes
+            _compared(row.get(key), baseline.get(key), unit, row is baseline)
+            for key, _, unit in others
         ]
         if evaluated:
             ap = _get(row, 'metrics', 'mAP')

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.layers import LCQConv2d, lcq_layers
+from lcq_mmdet.levels import LevelQuantizers
 
 from .network import DetectorNetwork
 
@@ -37,6 +38,10 @@ def convolutions(model: nn.Module) -> Dict[str, LCQConv2d]:
                 f'{name}: a quantized {layer.float_class.__name__} cannot be '
                 'exported to ONNX; leave it in float with model.exclude, or '
                 'write a .safetensors file')
+        if isinstance(layer.act_quantizer, LevelQuantizers):
+            raise LCQError(
+                f'{name}: per_level=True cannot be exported to ONNX; write a '
+                '.safetensors file')
         layers[name] = layer
     return layers
 
