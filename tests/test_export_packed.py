@@ -16,9 +16,11 @@ from lcq_mmdet.convert import lcq_layers
 from lcq_mmdet.export import export_packed, load_packed, writer
 from lcq_mmdet.export.packed import (CODEBOOK, PackedLayer, checksums,
                                      read_metadata, write_metadata)
+from lcq_mmdet.export.stacks import unstack
 from lcq_mmdet.report.layers import layer_table
 
 LAYER = 'backbone.layer1.0.conv1'
+STACK = '*.act_quantizer.clip'
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +44,8 @@ def rewrite(exported, tmp_path):
         tensors = {k: v.clone() for k, v in load_file(exported[2]).items()}
         manifest, config, meta = read_metadata(metadata)
         change(tensors, manifest)
-        fields = dict(vars(manifest), checksums=checksums(tensors))
+        whole = unstack(tensors, list(manifest.layers), manifest.aliases)
+        fields = dict(vars(manifest), checksums=checksums(whole))
         path = str(tmp_path / 'changed.safetensors')
         save_file(tensors, path, write_metadata(
             type(manifest)(**fields), config, meta))
@@ -117,14 +120,15 @@ def test_weights_take_exactly_their_bits(bits, tmp_path):
     assert sizes.float_model == 4 * (3 * 7 * 9 + 7)
 
 
-@pytest.mark.parametrize('modules, most', [
-    (['backbone', 'neck'], 0.29),
-    (['backbone', 'neck', 'bbox_head'], 0.14),
-], ids=['float_head', 'quantized_head'])
-def test_retinanet_r50_is_small(tmp_path, modules, most):
+@pytest.mark.parametrize('bits, modules, most', [
+    (4, ['backbone', 'neck'], 0.29),
+    (4, ['backbone', 'neck', 'bbox_head'], 0.14),
+    (2, ['backbone', 'neck', 'bbox_head'], 0.08),
+], ids=['float_head', 'quantized_head', 'at 2 bits'])
+def test_retinanet_r50_is_small(tmp_path, bits, modules, most):
     path = str(tmp_path / 'model.safetensors')
     cfg = Config.fromfile(CONFIGS / 'retinanet_lcq_4bit.py')
-    cfg.model.modules = modules
+    cfg.model.update(bits=bits, modules=modules)
     model = build(cfg)
     for _, layer in lcq_layers(model):
         for quantizer in (layer.act_quantizer, layer.weight_quantizer):
@@ -141,8 +145,9 @@ def test_retinanet_r50_is_small(tmp_path, modules, most):
     assert packed <= most * os.path.getsize(tmp_path / 'float.pth')
     assert sizes.overhead < 0.01
     eight = ('backbone.conv1', 'bbox_head.retina_cls', 'bbox_head.retina_reg')
-    assert sizes.codes == sum(layer.weight.numel() // (1 + (name not in eight))
-                              for name, layer in lcq_layers(model))
+    assert sizes.codes == sum(
+        layer.weight.numel() * (8 if name in eight else bits) // 8
+        for name, layer in lcq_layers(model))
     assert sizes.header + sizes.quantizers + sizes.rest + sizes.codes == packed
 
 
@@ -154,7 +159,7 @@ def test_file_has_config_meta_and_no_pickle(exported):
     assert checkpoint['meta']['dataset_meta'] == dict(
         classes=('a', 'b'), palette=[(1, 2, 3)])
     with safe_open(path, 'pt') as file:
-        assert file.metadata()['version'] == '2'
+        assert file.metadata()['version'] == '3'
         assert all(isinstance(v, str) for v in file.metadata().values())
 
 
@@ -174,7 +179,7 @@ def test_half_precision_is_smaller_and_close(exported, tmp_path):
     tensors = load_file(half)
     assert tensors['bbox_head.retina_reg.weight'].dtype == torch.float16
     assert tensors['bbox_head.retina_cls.bias'].dtype == torch.float32
-    assert tensors[f'{LAYER}.act_quantizer.clip'].dtype == torch.float32
+    assert tensors['*.act_quantizer.clip'].dtype == torch.float32
     reloaded = build(cfg)
     load_checkpoint(reloaded, half)
     assert_same_bits(
@@ -400,15 +405,42 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize('version, advice', [
-    ('3', 'install a newer one'), ('1', 'export the checkpoint again')])
+    ('4', 'install a newer one'), ('2', 'export the checkpoint again')])
 def test_other_version_is_told(exported, tmp_path, version, advice):
     path = str(tmp_path / 'model.safetensors')
     with safe_open(exported[2], 'pt') as file:
         metadata = dict(file.metadata(), version=version)
     save_file(load_file(exported[2]), path, metadata)
     with pytest.raises(LCQError, match=f'format version {version}, and this '
-                       f'.* reads 2: {advice}'):
+                       f'.* reads 3: {advice}'):
         load_packed(path)
+
+
+def test_stack_of_another_length_is_refused(exported, tmp_path):
+    with safe_open(exported[2], 'pt') as file:
+        metadata = file.metadata()
+    tensors = load_file(exported[2])
+    path = str(tmp_path / 'model.safetensors')
+    for clips in (tensors[STACK][1:].clone(), torch.tensor(1.)):
+        save_file(dict(tensors, **{STACK: clips}), path, metadata)
+        with pytest.raises(LCQError, match=r'altered: \*.act_quantizer.clip'):
+            load_packed(path)
+
+
+def test_compander_of_another_size_stays_with_its_layer(tmp_path):
+    cfg = make_config(overrides={'neck': dict(num_intervals=8)})
+    model = make_model(cfg)
+    path = str(tmp_path / 'model.safetensors')
+    export_packed(model, path, cfg.to_dict())
+    tensors = load_file(path)
+    name = 'neck.fpn_convs.0.conv'
+    assert tensors[f'{name}.act_quantizer.theta'].shape == (8, )
+    assert f'{name}.act_quantizer.clip' not in tensors
+    layers = len(dict(lcq_layers(model)))
+    assert len(tensors[STACK]) == layers
+    assert len(tensors['*.act_quantizer.theta']) == layers - sum(
+        key.endswith('act_quantizer.theta') for key in tensors
+        if not key.startswith('*'))
 
 
 def drop_codebook(tensors, manifest):

@@ -3,6 +3,7 @@ import json
 import pickle
 import runpy
 import sys
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,12 @@ from lcq_mmdet.export import load_packed
 from lcq_mmdet.model import float_config
 
 ROOT = Path(__file__).parents[1]
+NUMBERS = count()
 
 
-@pytest.fixture(scope='module')
-def trained(toy_coco, tmp_path_factory):
-    """Config file and checkpoint as a 4-bit training leaves them."""
-    folder = tmp_path_factory.mktemp('trained')
-    cfg = make_config(root=toy_coco)
-    cfg.dump(folder / 'config.py')
+def write_trained(folder, cfg, name=''):
+    """Write config and checkpoint as a training leaves them."""
+    cfg.dump(folder / f'{name}config.py')
     model = make_model(cfg)
     dataset = DATASETS.build(dict(cfg.test_dataloader.dataset))
     torch.save(
@@ -33,7 +32,15 @@ def trained(toy_coco, tmp_path_factory):
             state_dict=model.state_dict(),
             meta=dict(
                 dataset_meta=dataset.metainfo, cfg=cfg.pretty_text, epoch=1)),
-        folder / 'epoch_1.pth')
+        folder / f'{name}epoch_1.pth')
+
+
+@pytest.fixture(scope='module')
+def trained(toy_coco, tmp_path_factory):
+    """Two detectors as a 4-bit training leaves them, in one folder."""
+    folder = tmp_path_factory.mktemp('trained')
+    write_trained(folder, make_config(root=toy_coco))
+    write_trained(folder, make_config('FasterRCNN', root=toy_coco), 'faster_')
     return folder
 
 
@@ -85,23 +92,53 @@ def test_sizes_are_told(call, trained, packed, capfd):
         assert text in output
 
 
+def tested(call, folder, config, checkpoint, *flags):
+    """Evaluate; return metrics and predicted instances."""
+    # mmengine goes on writing to the folder of an earlier run.
+    work_dir = folder / f'{checkpoint}_tested_{next(NUMBERS)}'
+    assert call('test.py', config, checkpoint, '--work-dir', work_dir,
+                '--out', f'{checkpoint}.pkl', *flags) == 0
+    metrics, = work_dir.glob('*/*.json')
+    metrics = json.loads(metrics.read_text().splitlines()[0])
+    predictions = pickle.loads((folder / f'{checkpoint}.pkl').read_bytes())
+    instances = [p['pred_instances'] for p in predictions]
+    assert sum(len(found['scores']) for found in instances)
+    return metrics['coco/bbox_mAP'], instances
+
+
 @pytest.mark.parametrize('flags', [(), ('--tta', )], ids=['plain', 'tta'])
 def test_results_of_both_files_are_the_same(call, trained, packed, flags):
-    found = {}
-    for name in ('epoch_1.pth', 'model.safetensors'):
-        work_dir = f'{name}_tested{"".join(flags)}'
-        assert call('test.py', 'config.py', name, '--work-dir', work_dir,
-                    '--out', f'{name}.pkl', *flags) == 0
-        metrics, = (trained / work_dir).glob('*/*.json')
-        metrics = json.loads(metrics.read_text().splitlines()[0])
-        predictions = pickle.loads((trained / f'{name}.pkl').read_bytes())
-        found[name] = metrics, [p['pred_instances'] for p in predictions]
-    (one, first), (other, second) = found.values()
-    assert one['coco/bbox_mAP'] == other['coco/bbox_mAP']
-    assert sum(len(instances['scores']) for instances in first)
+    (one, first), (other, second) = (
+        tested(call, trained, 'config.py', name, *flags)
+        for name in ('epoch_1.pth', 'model.safetensors'))
+    assert one == other
     for instances, others in zip(first, second):
         for key in instances:
             assert torch.equal(instances[key], others[key])
+
+
+def sorted_scores(instances):
+    return torch.cat([each['scores'] for each in instances]).sort(
+        descending=True)[0]
+
+
+@pytest.mark.parametrize('prefix', ['', 'faster_'])
+def test_graphs_are_evaluated(call, trained, prefix):
+    """In float the results are those of torch; in 8 bits they are near."""
+    files = [f'{prefix}{name}' for name in ('config.py', 'epoch_1.pth')]
+    expected, instances = tested(call, trained, *files)
+    one = sorted_scores(instances)
+    for flags, room in (((), 2e-3), (('--int8', 'exact'), 0.1),
+                        (('--int8', 'relaxed'), 0.1)):
+        name = f'{prefix}{"_".join(("model", *flags))}.onnx'
+        assert call('export.py', *files, '--out', name, *flags) == 0
+        found, instances = tested(call, trained, files[0], name)
+        other = sorted_scores(instances)
+        assert abs(found - expected) <= 0.02
+        most = min(len(one), len(other))
+        assert most >= 0.9 * max(len(one), len(other))
+        difference = (one[:most] - other[:most]).norm()
+        assert 0 < difference < room * one[:most].norm()
 
 
 @pytest.fixture(scope='module')
@@ -203,6 +240,9 @@ def test_mistakes_are_told_in_one_line(toy_coco, trained, packed, refusal):
         'test.py', 'config.py', 'broken.safetensors')
     assert 'act_bits=4 in the file and 3' in refusal(
         'test.py', 'config.py', 'model.safetensors', '--act-bits', 3)
+    for name in ('none.onnx', 'none.safetensors'):
+        assert (f"checkpoint='{name}': no such file; tools/export.py writes "
+                'it') in refusal('test.py', 'config.py', name)
     assert "'float.py': is of a float model" in refusal(
         'test.py', 'float.py', 'model.safetensors')
     assert "load_from='model.safetensors': is a packed checkpoint" in refusal(

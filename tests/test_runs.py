@@ -34,3 +34,8 @@ def test_run_that_is_not_trained_is_named(work_dir, missing, message):
     with pytest.raises(LCQError, match=message) as info:
         load_run(str(work_dir))
     assert str(work_dir) in str(info.value)
+
+
+def test_run_that_was_moved_is_opened_where_it_is(work_dir):
+    (work_dir / 'epoch_2.pth').touch()
+    assert load_run(str(work_dir)).load_from == str(work_dir / 'epoch_2.pth')

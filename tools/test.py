@@ -1,6 +1,7 @@
 """Evaluate a detector; with --bits, a float checkpoint is quantized first."""
 import argparse
 import copy
+import os.path as osp
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
@@ -12,6 +13,8 @@ from lcq_mmdet.cli import (add_runner_arguments, build_runner, check_files,
 from lcq_mmdet.convert import lcq_layers, unwrap
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.model import float_config
+
+EXPORTED = ('.onnx', '.safetensors')
 
 
 def parse_args() -> argparse.Namespace:
@@ -65,9 +68,13 @@ def main() -> None:
         raise LCQError(f'--out={args.out!r}: must end in .pkl or .pickle')
     setup_cache_size_limit_of_dynamo()
     cfg = load_config(args)
+    is_graph = args.checkpoint.endswith('.onnx')
+    if (args.checkpoint.endswith(EXPORTED)
+            and not osp.isfile(args.checkpoint)):
+        raise LCQError(f'checkpoint={args.checkpoint!r}: no such file; '
+                       'tools/export.py writes it')
     cfg.load_from = args.checkpoint
     check_files(cfg, ('test_dataloader', ))
-    is_graph = args.checkpoint.endswith('.onnx')
     model_config = cfg.model.to_dict()
     if is_graph:
         cfg = float_config(cfg)

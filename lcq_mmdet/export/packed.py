@@ -20,9 +20,11 @@ L.weight_quantizer        with ``weight_norm='channel'`` only:    float32
 ========================  ======================================  =========
 
 The weight that the convolution used in training is, bit by bit,
-``codebook[codes]`` in the manifest's shape, times ``scale``. Clips, thetas
-and offsets are among the other tensors, and ``L.weight_quantizer.packed`` is
-true. Keys that share a tensor have it once.
+``codebook[codes]`` in the manifest's shape, times ``scale``. Clips, thetas,
+offsets and flags of all layers, in the manifest's order, are the rows of
+``*.weight_quantizer.clip``, ``*.act_quantizer.theta`` and so on; a layer
+whose tensor has another shape keeps it under its own key, and is left out
+there. ``packed`` among them is true. Keys that share a tensor have it once.
 
 **Metadata**, all of them text:
 
@@ -35,7 +37,8 @@ true. Keys that share a tensor have it once.
 
 A checksum is BLAKE2b, 8 bytes in hexadecimal, over the UTF-8 text of key and
 value, sorted by key; for a module over the name, dtype, shape and bytes of
-its tensors, sorted by name. A layer and its quantizers are one module.
+its tensors, without stacks, sorted by name. A layer and its quantizers are one
+module.
 """
 import hashlib
 import json
@@ -53,7 +56,7 @@ from .bits import packed_size
 from .files import check_version, checksum_of_text, from_literal, to_literal
 
 FORMAT = 'lcq_mmdet.packed'
-VERSION = 2
+VERSION = 3
 CODEBOOK, SCALE = '.weight_quantizer.codebook', '.weight_quantizer.scale'
 
 

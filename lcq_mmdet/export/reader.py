@@ -16,6 +16,7 @@ from .bits import unpack_codes
 from .codebook import Coded, decode
 from .packed import (CODEBOOK, SCALE, Manifest, PackedLayer, checksums,
                      read_metadata)
+from .stacks import unstack
 
 
 def load_packed(path: str) -> Dict[str, Any]:
@@ -44,6 +45,7 @@ def load_packed(path: str) -> Dict[str, Any]:
                        f'{error}') from None
     try:
         manifest, config, meta = read_metadata(metadata)
+        tensors = unstack(tensors, list(manifest.layers), manifest.aliases)
         _check_modules(manifest, checksums(tensors))
         state = _unpack(manifest, tensors)
     except LCQError as error:

@@ -18,6 +18,7 @@ from .packed import (CODEBOOK, SCALE, Manifest, PackedLayer, checksums,
                      raw_bytes, write_metadata)
 from .reader import load_packed
 from .sizes import PackedSizes, count_sizes
+from .stacks import stack
 
 State = Dict[str, Tensor]
 Progress = Callable[[List[str]], Iterable[str]]
@@ -77,6 +78,10 @@ def export_packed(model: nn.Module,
     for key, original in aliases.items():
         expected[key] = expected[original]
 
+    suffixes = dict.fromkeys(
+        key[len(name):] for name, layer in layers.items()
+        for key in _quantizer_keys(name, layer) if key in tensors)
+    tensors = stack(tensors, list(layers), list(suffixes))
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
         _verify(temporary, expected)
@@ -119,6 +124,11 @@ def _distinct(state: State) -> Tuple[State, Dict[str, str]]:
             aliases[key] = first[place]
     return OrderedDict((key, value) for key, value in state.items()
                        if key not in aliases), aliases
+
+
+def _quantizer_keys(name: str, layer: QuantizedLayer) -> List[str]:
+    return [f'{name}.{key}' for key in layer.state_dict()
+            if '_quantizer.' in key]
 
 
 def _halve(value: Tensor) -> Tuple[Tensor, Tensor]:

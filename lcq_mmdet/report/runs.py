@@ -65,8 +65,9 @@ def load_run(work_dir: str, launcher: str = 'none') -> Config:
     if cfg.load_from is None:
         raise LCQError(f'{work_dir}: there is no checkpoint in this work '
                        'directory; train first')
-    if not osp.isfile(cfg.load_from):  # The folder was moved.
-        cfg.load_from = osp.join(work_dir, osp.basename(cfg.load_from))
+    moved = osp.join(work_dir, osp.basename(cfg.load_from))
+    if osp.isfile(moved) and not osp.isfile(cfg.load_from):
+        cfg.load_from = moved
     cfg.work_dir = work_dir
     cfg.launcher = launcher
     cfg.resume = False
