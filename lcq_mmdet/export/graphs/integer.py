@@ -17,16 +17,18 @@ import onnx
 import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor
+from torch.nn import functional as F
 
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.layers import LCQConv2d
+from lcq_mmdet.layers import LCQConv2d, LCQLinear
 
-from .builder import (GraphBuilder, attributes, conv_attributes, is_layer,
-                      layer_name, with_outputs)
+from .builder import (GraphBuilder, attributes, is_layer, layer_name,
+                      with_outputs)
 from .grid import Grid, bounds, table, weight_step
 from .network import DetectorNetwork
-from .operators import array
+from .operators import apply, array, in_order
 from .session import Graph
+from .trace import Layer
 
 MODES = ('exact', 'relaxed')
 _OPSET = 21
@@ -70,7 +72,7 @@ class IntegerLowering:
     """
 
     def __init__(self, traced: onnx.ModelProto,
-                 layers: Mapping[str, LCQConv2d]) -> None:
+                 layers: Mapping[str, Layer]) -> None:
         self._traced = traced
         self._layers = layers
         self._constants = {
@@ -88,6 +90,10 @@ class IntegerLowering:
         return readers[0] if (len(readers) == 1
                               and name not in self._outputs) else None
 
+    def _is_conv(self, node: onnx.NodeProto) -> bool:
+        return is_layer(node) and isinstance(self._layers[layer_name(node)],
+                                             LCQConv2d)
+
     def _find_streams(self) -> List[str]:
         """Name the maps that get a grid of their own, in order."""
         streams: Dict[str, None] = {}
@@ -101,7 +107,7 @@ class IntegerLowering:
                 made = node.input[0] in integer and node.input[
                     0] not in streams
             else:
-                made = is_layer(node)
+                made = self._is_conv(node)
             if not made:
                 if (node.op_type in _SAME_GRID and node.input[0] in streams):
                     integer.add(name)
@@ -136,8 +142,10 @@ class IntegerLowering:
         }
         for node in self._traced.graph.node:
             name = node.output[0]
-            if is_layer(node):
-                self._write_layer(node)
+            if self._is_conv(node):
+                self._write_conv(node)
+            elif is_layer(node):
+                self._write_linear(node)
             elif (node.op_type in ('BatchNormalization', 'Relu')
                   and node.input[0] in self._pending):
                 self._write_affine_or_relu(node, grids)
@@ -155,7 +163,7 @@ class IntegerLowering:
     @torch.no_grad()
     def verify(self, written: onnx.ModelProto, traced: onnx.ModelProto,
                network: DetectorNetwork,
-               layers: Mapping[str, LCQConv2d]) -> None:
+               layers: Mapping[str, Layer]) -> None:
         """Compare what each layer makes of its 8-bit input with torch.
 
         Raises:
@@ -168,21 +176,16 @@ class IntegerLowering:
         found = dict(zip(graph.outputs, graph(*inputs)))
         for name, x, y, affine, steps in self._calls:
             layer = layers[name]
-            expected = layer._conv_forward(found[x], layer.quantized_weight(),
-                                           layer.bias)
+            expected = _forward(layer, found[x], layer.quantized_weight(),
+                                layer.bias)
             if affine is not None:
-                scale, shift = (
-                    torch.from_numpy(part).float().view(-1, 1, 1)
-                    for part in affine)
+                scale, shift = (_by_channel(layer, part) for part in affine)
                 expected = expected * scale + shift
             # Each code is off by half a step at most.
-            of_weight, of_bias = (
-                torch.from_numpy(step).float().view(-1, 1, 1)
-                for step in steps)
+            of_weight, of_bias = (_by_channel(layer, step) for step in steps)
             ones = torch.ones_like(layer.weight)
-            room = (
-                layer._conv_forward(found[x].abs(), ones, None) * of_weight +
-                of_bias) / 2
+            room = (_forward(layer, found[x].abs(), ones) * of_weight +
+                    of_bias) / 2
             difference = (found[y] - expected).abs()
             if not (difference <= room + _TOLERANCE *
                     expected.abs().max()).all():
@@ -230,7 +233,26 @@ class IntegerLowering:
                          output=name)
         self._written[name] = _Stream(codes, grid)
 
-    def _write_layer(self, node: onnx.NodeProto) -> None:
+    def _write_linear(self, node: onnx.NodeProto) -> None:
+        """Add a linear layer, whose bias and output are in float."""
+        name, output = layer_name(node), node.output[0]
+        layer = self._layers[name]
+        x, _ = self._write_input(node.input[0], layer, name)
+        if (name, None) not in self._weights:
+            self._weights[name, None] = self._write_weight(layer, None, name)
+        constants, bias = self._weights[name, None]
+        # Without one for each column onnxruntime puts a single one in.
+        zero = self._builder.constant(f'{name}.weight.zero_point',
+                                      np.zeros(len(bias), np.int8))
+        weight = self._builder.op(
+            'DequantizeLinear', *constants, zero, scope=name, axis=1)
+        value = self._builder.constant(f'{name}.bias', bias.astype(np.float32))
+        apply(self._builder, layer, x, [weight, value], name, output)
+        steps = numpy_helper.to_array(self._builder.constants[constants[1]])
+        self._calls.append(
+            _Call(name, x, output, None, (steps, np.zeros_like(steps))))
+
+    def _write_conv(self, node: onnx.NodeProto) -> None:
         name, output = layer_name(node), node.output[0]
         layer = self._layers[name]
         x, step = self._write_input(node.input[0], layer, name)
@@ -256,12 +278,12 @@ class IntegerLowering:
                 'DequantizeLinear', *constants, scope=name, axis=0)
             for constants in written
         ]
-        self._pending[output] = self._builder.op(
-            'Conv', x, *parameters, scope=name, **conv_attributes(layer))
+        self._pending[output] = apply(self._builder, layer, x, parameters,
+                                      name)
         self._calls.append(
             _Call(name, x, self._pending[output], affine, (wide, steps)))
 
-    def _write_input(self, source: str, layer: LCQConv2d,
+    def _write_input(self, source: str, layer: Layer,
                      name: str) -> Tuple[str, float]:
         """Add an input's rounding; return its name and step."""
         op, quantizer = self._builder.op, layer.act_quantizer
@@ -309,15 +331,14 @@ class IntegerLowering:
                 return self._constant(node.input[0])
         return self._constants[name]
 
-    def _write_weight(self, layer: LCQConv2d, affine: Optional[_Affine],
+    def _write_weight(self, layer: Layer, affine: Optional[_Affine],
                       scope: str) -> Tuple[Tuple[str, str], np.ndarray]:
         """Round a weight to 8 bits.
 
         Returns:
             Names of its codes and steps, and the bias, shape (out).
         """
-        bias, factor = np.zeros(layer.out_channels), np.ones(
-            layer.out_channels)
+        bias, factor = np.zeros(len(layer.weight)), np.ones(len(layer.weight))
         if layer.bias is not None:
             bias = array(layer.bias).astype(np.float64)
         if affine is not None:
@@ -329,15 +350,30 @@ class IntegerLowering:
         least = np.abs(bias) / Grid.of(layer.act_quantizer).step / 2**30
         steps = np.abs(factor) * step.reshape(-1)
         wide = np.maximum(steps, least).clip(1e-20)
-        codes = np.rint(codes * (np.sign(factor) * steps / wide).reshape(
-            -1, 1, 1, 1)).clip(-127, 127).astype(np.int8)
-        return self._constant_and_step(f'{scope}.weight', codes, wide), bias
+        change = (np.sign(factor) * steps / wide).reshape(
+            -1, *[1] * (codes.ndim - 1))
+        codes = np.rint(codes * change).clip(-127, 127).astype(np.int8)
+        return self._constant_and_step(
+            f'{scope}.weight', in_order(layer, codes), wide), bias
 
     def _constant_and_step(self, name: str, codes: np.ndarray,
                            steps: np.ndarray) -> Tuple[str, str]:
         constant = self._builder.constant
         return (constant(name, codes),
                 constant(f'{name}.step', steps.astype(np.float32)))
+
+
+def _forward(layer: Layer, x: Tensor, weight: Tensor,
+             bias: Optional[Tensor] = None) -> Tensor:
+    if isinstance(layer, LCQLinear):
+        return F.linear(x, weight, bias)
+    return layer._conv_forward(x, weight, bias)
+
+
+def _by_channel(layer: Layer, values: np.ndarray) -> Tensor:
+    """Give values of output channels the shape that fits an output."""
+    return torch.from_numpy(values).float().view(
+        -1, *[1] * (layer.weight.dim() - 2))
 
 
 def measure_ranges(graph: onnx.ModelProto, names: List[str],

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.layers import LCQConv2d
 
 from ..codebook import Coded, encode
 from ..files import replacing, to_literal
@@ -18,7 +17,7 @@ from .integer import IntegerLowering, measure_ranges
 from .network import DetectorNetwork
 from .operators import array, lower
 from .session import Graph, write_metadata
-from .trace import convolutions, trace
+from .trace import Layer, exportable_layers, trace
 
 TOLERANCE = 1e-4
 _SIDE = 64
@@ -60,7 +59,7 @@ def export_onnx(model: nn.Module,
             was.
     """
     check_exportable(model)
-    layers = convolutions(model)
+    layers = exportable_layers(model)
     network = DetectorNetwork(model)
     texts = to_literal(config), to_literal(meta)
     traced = trace(network)
@@ -82,7 +81,7 @@ def export_onnx(model: nn.Module,
         return osp.getsize(temporary)
 
 
-def _encode(name: str, layer: LCQConv2d) -> Coded:
+def _encode(name: str, layer: Layer) -> Coded:
     """Find codes and codebook of a layer's weight, scales left out."""
     quantizer = layer.weight_quantizer
     if quantizer.weight_norm == 'channel':
@@ -96,7 +95,7 @@ def _encode(name: str, layer: LCQConv2d) -> Coded:
 
 
 def _verify(written: onnx.ModelProto, traced: onnx.ModelProto,
-            network: DetectorNetwork, layers: Mapping[str, LCQConv2d]) -> None:
+            network: DetectorNetwork, layers: Mapping[str, Layer]) -> None:
     """Compare a graph with the model, from quantized layer to layer.
 
     Where an input is at a threshold of its quantizer, rounding errors decide,
