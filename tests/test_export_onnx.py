@@ -10,7 +10,7 @@ from onnx import TensorProto
 from torch import nn
 
 from lcq_mmdet import LCQError
-from lcq_mmdet.export.graphs import export_onnx, integer, run_graph_in_, writer
+from lcq_mmdet.export.graphs import export_onnx, folding, run_graph_in_, writer
 from lcq_mmdet.export.graphs.network import IMAGE, POOLED, DetectorNetwork
 from lcq_mmdet.export.graphs.session import Graph
 from lcq_mmdet.mmcv_layers import LCQConvTranspose2d
@@ -256,8 +256,8 @@ def test_integers_compute_what_floats_do(mode, tmp_path):
 
 def test_wrong_integers_replace_nothing(tmp_path, monkeypatch):
     cfg, model = calibrated()
-    step = integer.weight_step
-    monkeypatch.setattr(integer, 'weight_step',
+    step = folding.weight_step
+    monkeypatch.setattr(folding, 'weight_step',
                         lambda *args: step(*args) / 2)
     with pytest.raises(LCQError, match='^backbone.conv1: differs by'):
         export_onnx(model, str(tmp_path / 'model.onnx'), cfg.to_dict(),

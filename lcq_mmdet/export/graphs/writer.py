@@ -1,7 +1,8 @@
 """From a trained quantized model to an ONNX file."""
 import os.path as osp
 from functools import partial
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import (Any, Callable, Dict, Iterable, List, Mapping, Optional,
+                    Tuple)
 
 import onnx
 import torch
@@ -13,10 +14,12 @@ from ..codebook import Coded, encode
 from ..files import replacing, to_literal
 from ..writer import Progress, check_exportable
 from .builder import is_layer, layer_name, with_outputs
-from .integer import IntegerLowering, measure_ranges
+from .checking import check_calls
+from .integer import IntegerLowering
 from .network import DetectorNetwork
 from .operators import array, lower
 from .session import Graph, write_metadata
+from .streams import measure_ranges
 from .trace import Layer, exportable_layers, trace
 
 TOLERANCE = 1e-4
@@ -66,18 +69,18 @@ def export_onnx(model: nn.Module,
     weights = {name: _encode(name, layers[name])
                for name in progress(list(layers))}
     graph = lower(traced, layers, weights)
-    verify = _verify
+    verify: Callable[..., None] = partial(_verify, traced)
     if int8 is not None:
         integer = IntegerLowering(traced, layers)
         ranges = measure_ranges(graph, integer.streams, network, images)
         graph = integer.lower(ranges, int8)
-        verify = integer.verify
+        verify = partial(check_calls, integer.calls)
     write_metadata(graph, *texts)
     with replacing(path) as temporary:
         onnx.save(graph, temporary)
         written = onnx.load(temporary)
         onnx.checker.check_model(written, full_check=True)
-        verify(written, traced, network, layers)
+        verify(written, network, layers)
         return osp.getsize(temporary)
 
 
@@ -94,7 +97,7 @@ def _encode(name: str, layer: Layer) -> Coded:
         raise LCQError(f'{name}: its weight has {error}') from None
 
 
-def _verify(written: onnx.ModelProto, traced: onnx.ModelProto,
+def _verify(traced: onnx.ModelProto, written: onnx.ModelProto,
             network: DetectorNetwork, layers: Mapping[str, Layer]) -> None:
     """Compare a graph with the model, from quantized layer to layer.
 
