@@ -41,6 +41,9 @@ def make_model(cfg):
         features = model.extract_feat(x)
         if hasattr(model, 'bbox_head'):
             model.bbox_head(features)
+        else:
+            model.rpn_head(features)
+            model.roi_head.bbox_head(torch.randn(8, 16, 7, 7))
     initialize_(model, observations)
     return model
 

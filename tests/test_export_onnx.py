@@ -10,10 +10,10 @@ from onnx import TensorProto
 from torch import nn
 
 from lcq_mmdet import LCQError
-from lcq_mmdet.export.graphs import export_onnx, integer, run_graph_in_, writer
+from lcq_mmdet.export.graphs import export_onnx, folding, run_graph_in_, writer
 from lcq_mmdet.export.graphs.network import IMAGE, POOLED, DetectorNetwork
 from lcq_mmdet.export.graphs.session import Graph
-from lcq_mmdet.layers import LCQLinear
+from lcq_mmdet.mmcv_layers import LCQConvTranspose2d
 
 CASES = {
     'W4A4': dict(),
@@ -27,6 +27,10 @@ CASES = {
         quantizer='uniform', modules=('backbone', 'neck', 'bbox_head')),
     'two stages': dict(detector='FasterRCNN'),
     'two stages, W2A2': dict(detector='FasterRCNN', bits=2),
+    'two stages, all': dict(detector='FasterRCNN', modules=('*', )),
+    'two stages, all, channel': dict(
+        detector='FasterRCNN', modules=('*', ), weight_norm='channel',
+        signed_act='symmetric'),
 }
 
 
@@ -200,6 +204,32 @@ def test_parts_of_two_stages_are_apart(exported):
 
 @pytest.mark.parametrize('mode', ['exact', 'relaxed'])
 @torch.no_grad()
+def test_linear_layers_are_integer_ones(mode, tmp_path):
+    cfg, model = calibrated('FasterRCNN', modules=('*', ), bits=8)
+    path = tmp_path / 'model.onnx'
+    network = DetectorNetwork(model)
+    inputs = network.example(64, 96)
+    export_onnx(model, str(path), cfg.to_dict(), int8=mode,
+                images=inputs[:1])
+    expected = network(*inputs)
+    for name, one, other in zip(network.outputs, expected,
+                                graph_of(path)(*inputs)):
+        room = 0.05 if name.startswith('second_stage') else 0.2
+        assert (one - other).norm() < room * one.norm(), name
+    written = onnx.load(path)
+    constants = {value.name: value for value in written.graph.initializer}
+    made = {node.output[0]: node for node in written.graph.node}
+    products = [n for n in written.graph.node if n.op_type == 'MatMul']
+    assert len(products) == 4
+    for node in products:
+        x, weight = (made[name] for name in node.input)
+        assert x.op_type == weight.op_type == 'DequantizeLinear'
+        assert constants[weight.input[0]].data_type == TensorProto.INT8
+        assert len(constants[weight.input[1]].dims) == 1
+
+
+@pytest.mark.parametrize('mode', ['exact', 'relaxed'])
+@torch.no_grad()
 def test_integers_compute_what_floats_do(mode, tmp_path):
     cfg, model = calibrated()
     path = tmp_path / 'model.onnx'
@@ -226,8 +256,8 @@ def test_integers_compute_what_floats_do(mode, tmp_path):
 
 def test_wrong_integers_replace_nothing(tmp_path, monkeypatch):
     cfg, model = calibrated()
-    step = integer.weight_step
-    monkeypatch.setattr(integer, 'weight_step',
+    step = folding.weight_step
+    monkeypatch.setattr(folding, 'weight_step',
                         lambda *args: step(*args) / 2)
     with pytest.raises(LCQError, match='^backbone.conv1: differs by'):
         export_onnx(model, str(tmp_path / 'model.onnx'), cfg.to_dict(),
@@ -238,10 +268,11 @@ def test_wrong_integers_replace_nothing(tmp_path, monkeypatch):
 def test_layer_of_an_unknown_kind_is_named(tmp_path):
     cfg, model = calibrated(modules=('backbone', 'neck', 'bbox_head'))
     model = copy.deepcopy(model)
-    model.extra = LCQLinear(2, 2)
+    model.extra = LCQConvTranspose2d(2, 2, 1)
     for quantizer in (model.extra.act_quantizer, model.extra.weight_quantizer):
         quantizer.initialize_(torch.randn(64), signed=True)
-    with pytest.raises(LCQError, match='^extra: a quantized Linear cannot be '
+    with pytest.raises(LCQError, match='^extra: a quantized ConvTranspose2d '
+                       'cannot be '
                        'exported to ONNX'):
         export(model, cfg, tmp_path / 'model.onnx')
     assert not list(tmp_path.iterdir())

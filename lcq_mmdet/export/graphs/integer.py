@@ -10,55 +10,32 @@ A map that a quantized layer reads, and nothing else does, is on the grid of
 that layer's quantizer. Others are *streams* with a grid of their own: maps
 that are added, pooled, resized or read by several layers, and outputs.
 """
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, numpy_helper
-from torch import Tensor
+from onnx import TensorProto
 
-from lcq_mmdet.errors import LCQError
-from lcq_mmdet.layers import LCQConv2d
-
-from .builder import (GraphBuilder, attributes, conv_attributes, is_layer,
-                      layer_name, with_outputs)
-from .grid import Grid, bounds, table, weight_step
-from .network import DetectorNetwork
-from .operators import array
-from .session import Graph
+from .builder import GraphBuilder, is_layer, layer_name
+from .checking import Call
+from .folding import RoundedWeight, read_affine, round_weight
+from .grid import Grid, bounds, table
+from .operators import apply
+from .streams import SAME_GRID, Maps, Ranges
+from .trace import Layer
 
 MODES = ('exact', 'relaxed')
 _OPSET = 21
 _INT32 = 2**31 - 1
-_TOLERANCE = 1e-4
-_SIDE = 64
-# These keep an 8-bit map on its grid.
-_SAME_GRID = ('MaxPool', 'Resize')
-Ranges = Mapping[str, Tuple[float, float]]
+
+
+_Weight = Tuple[Tuple[str, str], RoundedWeight]
 
 
 class _Stream(NamedTuple):
     codes: str
     grid: Grid
-
-
-class _Affine(NamedTuple):
-    """What batch normalization does to each channel."""
-    scale: np.ndarray
-    shift: np.ndarray
-
-
-class _Call(NamedTuple):
-    """A call of a layer, with the names of its input and output.
-
-    ``steps`` are those of weight and bias, shape (out) each.
-    """
-    layer: str
-    input: str
-    output: str
-    affine: Optional[_Affine]
-    steps: Tuple[np.ndarray, np.ndarray]
 
 
 class IntegerLowering:
@@ -70,49 +47,13 @@ class IntegerLowering:
     """
 
     def __init__(self, traced: onnx.ModelProto,
-                 layers: Mapping[str, LCQConv2d]) -> None:
+                 layers: Mapping[str, Layer]) -> None:
         self._traced = traced
         self._layers = layers
         self._constants = {
             value.name: value for value in traced.graph.initializer}
-        self._readers: Dict[str, List[onnx.NodeProto]] = {}
-        for node in traced.graph.node:
-            for name in node.input:
-                self._readers.setdefault(name, []).append(node)
-        self._outputs = {value.name for value in traced.graph.output}
-        self.streams = self._find_streams()
-
-    def _only_reader(self, name: str) -> Optional[onnx.NodeProto]:
-        """Return the node that reads a map, where there is just one."""
-        readers = self._readers.get(name, [])
-        return readers[0] if (len(readers) == 1
-                              and name not in self._outputs) else None
-
-    def _find_streams(self) -> List[str]:
-        """Name the maps that get a grid of their own, in order."""
-        streams: Dict[str, None] = {}
-        integer = set()
-        for node in self._traced.graph.node:
-            name = node.output[0]
-            reader = self._only_reader(name)
-            if node.op_type == 'Add' and not is_layer(node):
-                made = all(value in integer for value in node.input)
-            elif node.op_type in ('BatchNormalization', 'Relu'):
-                made = node.input[0] in integer and node.input[
-                    0] not in streams
-            else:
-                made = is_layer(node)
-            if not made:
-                if (node.op_type in _SAME_GRID and node.input[0] in streams):
-                    integer.add(name)
-                continue
-            integer.add(name)
-            followed = reader is not None and (
-                reader.op_type in ('BatchNormalization', 'Relu')
-                or is_layer(reader))
-            if not followed:
-                streams[name] = None
-        return list(streams)
+        self._maps = Maps(traced, layers)
+        self.streams = self._maps.streams
 
     def lower(self, ranges: Ranges, mode: str) -> onnx.ModelProto:
         """Write the graph.
@@ -126,18 +67,20 @@ class IntegerLowering:
         builder.constants.update(self._constants)
         self._mode = mode
         self._written: Dict[str, _Stream] = {}
-        self._weights: Dict[tuple, Tuple[Tuple[str, str], np.ndarray]] = {}
+        self._weights: Dict[tuple, _Weight] = {}
         # What is written in the place of a map that is rounded later.
         self._pending: Dict[str, str] = {}
-        self._calls: List[_Call] = []
+        self.calls: List[Call] = []
         grids = {
             name: Grid.between(torch.tensor(low), torch.tensor(high))
             for name, (low, high) in ranges.items()
         }
         for node in self._traced.graph.node:
             name = node.output[0]
-            if is_layer(node):
-                self._write_layer(node)
+            if self._maps.is_conv(node):
+                self._write_conv(node)
+            elif is_layer(node):
+                self._write_linear(node)
             elif (node.op_type in ('BatchNormalization', 'Relu')
                   and node.input[0] in self._pending):
                 self._write_affine_or_relu(node, grids)
@@ -145,49 +88,12 @@ class IntegerLowering:
                 self._copy(node, rename=name in grids)
             if name in grids:
                 self._write_stream(name, grids[name])
-            elif (node.op_type in _SAME_GRID
+            elif (node.op_type in SAME_GRID
                   and node.input[0] in self._written):
                 self._pending[name] = f'{name}/float'
                 builder.nodes[-1].output[0] = f'{name}/float'
                 self._write_stream(name, self._written[node.input[0]].grid)
         return builder.model(self._traced, _OPSET)
-
-    @torch.no_grad()
-    def verify(self, written: onnx.ModelProto, traced: onnx.ModelProto,
-               network: DetectorNetwork,
-               layers: Mapping[str, LCQConv2d]) -> None:
-        """Compare what each layer makes of its 8-bit input with torch.
-
-        Raises:
-            LCQError: If they differ by more than rounding a weight to 8 bits
-                can make; names the layer.
-        """
-        names = {name for call in self._calls for name in call[1:3]}
-        graph = Graph(*with_outputs(written, sorted(names)), fused=False)
-        inputs = network.example(_SIDE, 2 * _SIDE)
-        found = dict(zip(graph.outputs, graph(*inputs)))
-        for name, x, y, affine, steps in self._calls:
-            layer = layers[name]
-            expected = layer._conv_forward(found[x], layer.quantized_weight(),
-                                           layer.bias)
-            if affine is not None:
-                scale, shift = (
-                    torch.from_numpy(part).float().view(-1, 1, 1)
-                    for part in affine)
-                expected = expected * scale + shift
-            # Each code is off by half a step at most.
-            of_weight, of_bias = (
-                torch.from_numpy(step).float().view(-1, 1, 1)
-                for step in steps)
-            ones = torch.ones_like(layer.weight)
-            room = (
-                layer._conv_forward(found[x].abs(), ones, None) * of_weight +
-                of_bias) / 2
-            difference = (found[y] - expected).abs()
-            if not (difference <= room + _TOLERANCE *
-                    expected.abs().max()).all():
-                raise LCQError(f'{name}: differs by {difference.max()} '
-                               'between onnxruntime and torch')
 
     def _copy(self, node: onnx.NodeProto, rename: bool) -> None:
         copied = onnx.NodeProto()
@@ -210,7 +116,7 @@ class IntegerLowering:
         """Tell the zero point that a map will be rounded with."""
         if name in grids:
             return grids[name].zero_point
-        reader = self._only_reader(name)
+        reader = self._maps.only_reader(name)
         assert reader is not None
         return Grid.of(
             self._layers[layer_name(reader)].act_quantizer).zero_point
@@ -230,38 +136,51 @@ class IntegerLowering:
                          output=name)
         self._written[name] = _Stream(codes, grid)
 
-    def _write_layer(self, node: onnx.NodeProto) -> None:
+    def _write_linear(self, node: onnx.NodeProto) -> None:
+        """Add a linear layer, whose bias and output are in float."""
+        name, output = layer_name(node), node.output[0]
+        layer = self._layers[name]
+        x, _ = self._write_input(node.input[0], layer, name)
+        constants, weight = self._round_weight(name)
+        # Without one for each column onnxruntime puts a single one in.
+        zero = self._builder.constant(f'{name}.weight.zero_point',
+                                      np.zeros(len(weight.bias), np.int8))
+        parameters = [
+            self._builder.op(
+                'DequantizeLinear', *constants, zero, scope=name, axis=1),
+            self._builder.constant(f'{name}.bias',
+                                   weight.bias.astype(np.float32))
+        ]
+        apply(self._builder, layer, x, parameters, name, output)
+        steps = weight.steps, np.zeros_like(weight.steps)
+        self.calls.append(Call(name, x, output, None, steps))
+
+    def _write_conv(self, node: onnx.NodeProto) -> None:
         name, output = layer_name(node), node.output[0]
         layer = self._layers[name]
         x, step = self._write_input(node.input[0], layer, name)
-        reader = self._only_reader(output)
-        affine = None
-        if reader is not None and reader.op_type == 'BatchNormalization':
-            affine = self._affine(reader)
-        key = (name, affine and reader and reader.name)
-        if key not in self._weights:
-            scope = f'{name}/{len(self._weights)}'
-            self._weights[key] = self._write_weight(layer, affine, scope)
-        weight, bias = self._weights[key]
-        scope = f'{weight[0]}.bias/{step}'
-        wide = numpy_helper.to_array(
-            self._builder.constants[weight[1]]).astype(np.float64)
-        steps = wide * step
-        codes = np.rint(bias / steps).clip(-_INT32, _INT32)
-        written = (weight, self._constant_and_step(
-            scope, codes.astype(np.int32), steps))
+        reader = self._maps.only_reader(output)
+        if reader is None or reader.op_type != 'BatchNormalization':
+            reader = None
+        constants, weight = self._round_weight(name, reader)
+        steps = weight.steps * step
+        codes = np.rint(weight.bias / steps).clip(-_INT32, _INT32)
+        written = (constants,
+                   self._constant_and_step(f'{constants[0]}.bias/{step}',
+                                           codes.astype(np.int32), steps))
         # onnxruntime turns those into integer ones that read no shared ones.
         parameters = [
             self._builder.op(
                 'DequantizeLinear', *constants, scope=name, axis=0)
             for constants in written
         ]
-        self._pending[output] = self._builder.op(
-            'Conv', x, *parameters, scope=name, **conv_attributes(layer))
-        self._calls.append(
-            _Call(name, x, self._pending[output], affine, (wide, steps)))
+        self._pending[output] = apply(self._builder, layer, x, parameters,
+                                      name)
+        self.calls.append(
+            Call(name, x, self._pending[output], weight.affine,
+                 (weight.steps, steps)))
 
-    def _write_input(self, source: str, layer: LCQConv2d,
+    def _write_input(self, source: str, layer: Layer,
                      name: str) -> Tuple[str, float]:
         """Add an input's rounding; return its name and step."""
         op, quantizer = self._builder.op, layer.act_quantizer
@@ -295,68 +214,23 @@ class IntegerLowering:
             constants, step = self._grid_constants(grid, source), grid.step
         return op('DequantizeLinear', codes, *constants, scope=scope), step
 
-    def _affine(self, node: onnx.NodeProto) -> _Affine:
-        gamma, beta, mean, variance = (
-            numpy_helper.to_array(self._constant(name)).astype(np.float64)
-            for name in node.input[1:5])
-        scale = gamma / np.sqrt(variance + attributes(node)['epsilon'])
-        return _Affine(scale, beta - mean * scale)
-
-    def _constant(self, name: str) -> TensorProto:
-        """Look an initializer up through the nodes that only rename it."""
-        for node in self._traced.graph.node:
-            if node.op_type == 'Identity' and node.output[0] == name:
-                return self._constant(node.input[0])
-        return self._constants[name]
-
-    def _write_weight(self, layer: LCQConv2d, affine: Optional[_Affine],
-                      scope: str) -> Tuple[Tuple[str, str], np.ndarray]:
-        """Round a weight to 8 bits.
-
-        Returns:
-            Names of its codes and steps, and the bias, shape (out).
-        """
-        bias, factor = np.zeros(layer.out_channels), np.ones(
-            layer.out_channels)
-        if layer.bias is not None:
-            bias = array(layer.bias).astype(np.float64)
-        if affine is not None:
-            factor = affine.scale
-            bias = bias * factor + affine.shift
-        step = weight_step(layer.weight_quantizer, layer.weight)
-        codes = np.rint(array(layer.quantized_weight()) / step)
-        # The sum of a bias and products fits into 32 bits.
-        least = np.abs(bias) / Grid.of(layer.act_quantizer).step / 2**30
-        steps = np.abs(factor) * step.reshape(-1)
-        wide = np.maximum(steps, least).clip(1e-20)
-        codes = np.rint(codes * (np.sign(factor) * steps / wide).reshape(
-            -1, 1, 1, 1)).clip(-127, 127).astype(np.int8)
-        return self._constant_and_step(f'{scope}.weight', codes, wide), bias
+    def _round_weight(
+            self,
+            name: str,
+            batch_norm: Optional[onnx.NodeProto] = None) -> '_Weight':
+        """Round a layer's weight once for each node that is folded into it."""
+        key = (name, batch_norm and batch_norm.name)
+        if key not in self._weights:
+            weight = round_weight(
+                self._layers[name],
+                batch_norm and read_affine(self._traced, batch_norm))
+            self._weights[key] = self._constant_and_step(
+                f'{name}/{len(self._weights)}.weight', weight.codes,
+                weight.steps), weight
+        return self._weights[key]
 
     def _constant_and_step(self, name: str, codes: np.ndarray,
                            steps: np.ndarray) -> Tuple[str, str]:
         constant = self._builder.constant
         return (constant(name, codes),
                 constant(f'{name}.step', steps.astype(np.float32)))
-
-
-def measure_ranges(graph: onnx.ModelProto, names: List[str],
-                   network: DetectorNetwork,
-                   images: Iterable[Tensor]) -> Ranges:
-    """Find the least and largest values of maps over some images.
-
-    Args:
-        graph: The graph in float arithmetic.
-        names: Names of maps in it.
-        network: The network, for what inputs it has beside the image.
-        images: Batches of preprocessed images, one or more.
-    """
-    run = Graph(*with_outputs(graph, names))
-    ranges = {name: (0., 0.) for name in names}
-    for image in images:
-        found = dict(
-            zip(run.outputs, run(image, *network.example(1, 1)[1:])))
-        for name, (low, high) in ranges.items():
-            least, largest = found[name].aminmax()
-            ranges[name] = (min(low, float(least)), max(high, float(largest)))
-    return ranges

@@ -1,5 +1,5 @@
 """Quantized layers in standard ONNX operators, in float arithmetic."""
-from typing import Dict, Mapping
+from typing import Dict, Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -9,11 +9,12 @@ from onnx import TensorProto
 from torch import Tensor
 
 from lcq_mmdet.functional import slopes_and_knots
-from lcq_mmdet.layers import LCQConv2d
+from lcq_mmdet.layers import LCQConv2d, LCQLinear
 from lcq_mmdet.quantizer import LCQQuantizer
 
 from ..codebook import Coded
 from .builder import GraphBuilder, conv_attributes, is_layer, layer_name
+from .trace import Layer
 
 # The narrowest type of codes by the bits it has, and the first version of the
 # operators with it.
@@ -24,7 +25,7 @@ _CODES = {
 }
 
 
-def lower(model: onnx.ModelProto, layers: Mapping[str, LCQConv2d],
+def lower(model: onnx.ModelProto, layers: Mapping[str, Layer],
           weights: Mapping[str, Coded]) -> onnx.ModelProto:
     """Write quantized layers in standard operators.
 
@@ -55,13 +56,39 @@ def lower(model: onnx.ModelProto, layers: Mapping[str, LCQConv2d],
             version = max(version, needs)
             done[name] = _weight(builder, weights[name].codes.astype(dtype),
                                  weights[name].codebook, layer, name)
-        inputs = [x, done[name]]
-        if layer.bias is not None:
-            inputs.append(
-                builder.constant(f'{name}.bias', array(layer.bias)))
-        builder.op('Conv', *inputs, scope=name, output=node.output[0],
-                   **conv_attributes(layer))
+        bias = [] if layer.bias is None else [
+            builder.constant(f'{name}.bias', array(layer.bias))]
+        apply(builder, layer, x, [done[name], *bias], name, node.output[0])
     return builder.model(model, version)
+
+
+def apply(builder: GraphBuilder, layer: Layer, x: str,
+          parameters: Sequence[str], scope: str, output: str = '') -> str:
+    """Add a layer's own operator and return its output.
+
+    Args:
+        builder: What it is added to.
+        layer: The layer.
+        x: Name of its input.
+        parameters: Names of weight and, if there is one, bias; the weight of
+            a linear layer is transposed, (in, out).
+        scope: Prefix of new names.
+        output: Name of the output, if it has one already.
+    """
+    if isinstance(layer, LCQConv2d):
+        return builder.op('Conv', x, *parameters, scope=scope, output=output,
+                          **conv_attributes(layer))
+    weight, *bias = parameters
+    y = builder.op('MatMul', x, weight, scope=scope,
+                   output='' if bias else output)
+    return builder.op(
+        'Add', y, *bias, scope=scope, output=output) if bias else y
+
+
+def in_order(layer: Layer, weight: np.ndarray) -> np.ndarray:
+    """Put what has a weight's shape, or fits it, as :func:`apply` takes it."""
+    return np.ascontiguousarray(weight.T) if isinstance(
+        layer, LCQLinear) else weight
 
 
 def array(tensor: Tensor) -> np.ndarray:
@@ -70,13 +97,14 @@ def array(tensor: Tensor) -> np.ndarray:
 
 
 def _weight(builder: GraphBuilder, codes: np.ndarray, codebook: np.ndarray,
-            layer: LCQConv2d, name: str) -> str:
+            layer: Layer, name: str) -> str:
     scale = None
     if layer.weight_quantizer.weight_norm == 'channel':
         scale = builder.constant(
             f'{name}.weight_quantizer.scale',
-            array(layer.weight_quantizer.scale(layer.weight)))
-    codes = codes.reshape(tuple(layer.weight.shape))
+            in_order(layer,
+                     array(layer.weight_quantizer.scale(layer.weight))))
+    codes = in_order(layer, codes.reshape(tuple(layer.weight.shape)))
     index = builder.op(
         'Cast',
         builder.constant(f'{name}.weight', codes),

@@ -3,7 +3,7 @@ import copy
 import io
 import warnings
 from functools import partial
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Tuple, Union
 
 import onnx
 import torch
@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.layers import LCQConv2d, lcq_layers
+from lcq_mmdet.layers import LCQConv2d, LCQLinear, lcq_layers
 from lcq_mmdet.levels import LevelQuantizers
 
 from .network import DetectorNetwork
 
+Layer = Union[LCQConv2d, LCQLinear]
 #: Domain of the nodes that stand for quantized layers until they are lowered.
 DOMAIN = 'lcq'
 # The newest one that torch's exporter writes what it should in.
@@ -25,15 +26,15 @@ _ERRORS = (RuntimeError, TypeError, ValueError, AttributeError)
 _HEIGHT, _WIDTH = 128, 192
 
 
-def convolutions(model: nn.Module) -> Dict[str, LCQConv2d]:
+def exportable_layers(model: nn.Module) -> Dict[str, Layer]:
     """Return the quantized layers by name.
 
     Raises:
-        LCQError: If one is no plain convolution.
+        LCQError: If one is neither a plain convolution nor linear.
     """
-    layers = {}
+    layers: Dict[str, Layer] = {}
     for name, layer in lcq_layers(model):
-        if not isinstance(layer, LCQConv2d):
+        if not isinstance(layer, (LCQConv2d, LCQLinear)):
             raise LCQError(
                 f'{name}: a quantized {layer.float_class.__name__} cannot be '
                 'exported to ONNX; leave it in float with model.exclude, or '
@@ -49,9 +50,9 @@ def convolutions(model: nn.Module) -> Dict[str, LCQConv2d]:
 def trace(network: DetectorNetwork) -> onnx.ModelProto:
     """Write a network as an ONNX graph with any batch and image size.
 
-    Each call of a quantized convolution is a node ``lcq::Conv`` with the
-    name of the layer as its attribute ``layer``; nothing of the layer itself
-    is in the graph.
+    Each call of a quantized layer is a node ``lcq::Conv`` or ``lcq::Linear``
+    with the name of the layer as its attribute ``layer``; nothing of the
+    layer itself is in the graph.
 
     Args:
         network: Network in eval mode; it is not changed.
@@ -62,12 +63,13 @@ def trace(network: DetectorNetwork) -> onnx.ModelProto:
     """
     network = copy.deepcopy(network).requires_grad_(False)
     detector = network.detector
-    for name, layer in convolutions(detector).items():
-        if layer.padding_mode != 'zeros':
+    for name, layer in exportable_layers(detector).items():
+        if getattr(layer, 'padding_mode', 'zeros') != 'zeros':
             raise LCQError(f'{name}: padding_mode={layer.padding_mode!r} '
                            'cannot be exported to ONNX')
         parent, _, child = name.rpartition('.')
-        setattr(detector.get_submodule(parent), child, _Opaque(name, layer))
+        opaque = _OpaqueConv if isinstance(layer, LCQConv2d) else _OpaqueLinear
+        setattr(detector.get_submodule(parent), child, opaque(name, layer))
     inputs = network.example(_HEIGHT, _WIDTH)
     network(*inputs)
     axes = {name: {0: f'{name}_batch'} for name in network.inputs}
@@ -87,10 +89,22 @@ def trace(network: DetectorNetwork) -> onnx.ModelProto:
 class _Opaque(nn.Module):
     """A quantized layer as a node of its own."""
 
-    def __init__(self, name: str, layer: LCQConv2d) -> None:
+    def __init__(self, name: str, layer: Any) -> None:
         super().__init__()
         self.name = name
         self.weight = layer.weight
+
+
+class _OpaqueLinear(_Opaque):
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.lcq_mmdet.linear(x, self.weight, self.name)
+
+
+class _OpaqueConv(_Opaque):
+
+    def __init__(self, name: str, layer: Any) -> None:
+        super().__init__(name, layer)
         self.pads = list(layer._reversed_padding_repeated_twice)
         self.rest = list(layer.stride), list(layer.dilation), layer.groups
 
@@ -106,16 +120,25 @@ def _conv(x: Tensor, weight: Tensor, name: str, pads: List[int],
         F.pad(x, pads), weight, None, stride, 0, dilation, groups)
 
 
-def _write_conv(g: Any, x: Any, weight: Any, name: Any, *rest: Any) -> Any:
-    y = g.op(f'{DOMAIN}::Conv', x, layer_s=name.node().s('value'))
-    return y.setType(x.type().with_sizes([None] * 4))
+def _linear(x: Tensor, weight: Tensor, name: str) -> Tensor:
+    return F.linear(x, weight)
+
+
+def _write_layer(op_type: str, g: Any, x: Any, weight: Any, name: Any,
+                 *rest: Any) -> Any:
+    y = g.op(f'{DOMAIN}::{op_type}', x, layer_s=name.node().s('value'))
+    return y.setType(x.type().with_sizes([None] * x.type().dim()))
 
 
 _LIBRARY = torch.library.Library('lcq_mmdet', 'FRAGMENT')
 _LIBRARY.define('conv(Tensor x, Tensor weight, str name, int[] pads, '
                 'int[] stride, int[] dilation, int groups) -> Tensor')
-_LIBRARY.impl('conv', _conv, 'CompositeExplicitAutograd')
-torch.onnx.register_custom_op_symbolic('lcq_mmdet::conv', _write_conv, _OPSET)
+_LIBRARY.define('linear(Tensor x, Tensor weight, str name) -> Tensor')
+for _name, _function in (('conv', _conv), ('linear', _linear)):
+    _LIBRARY.impl(_name, _function, 'CompositeExplicitAutograd')
+    torch.onnx.register_custom_op_symbolic(
+        f'lcq_mmdet::{_name}', partial(_write_layer, _name.capitalize()),
+        _OPSET)
 
 
 def _export(module: nn.Module, inputs: Tuple[Tensor, ...],

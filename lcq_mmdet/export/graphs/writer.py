@@ -1,24 +1,26 @@
 """From a trained quantized model to an ONNX file."""
 import os.path as osp
 from functools import partial
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import (Any, Callable, Dict, Iterable, List, Mapping, Optional,
+                    Tuple)
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.layers import LCQConv2d
 
 from ..codebook import Coded, encode
 from ..files import replacing, to_literal
 from ..writer import Progress, check_exportable
 from .builder import is_layer, layer_name, with_outputs
-from .integer import IntegerLowering, measure_ranges
+from .checking import check_calls
+from .integer import IntegerLowering
 from .network import DetectorNetwork
 from .operators import array, lower
 from .session import Graph, write_metadata
-from .trace import convolutions, trace
+from .streams import measure_ranges
+from .trace import Layer, exportable_layers, trace
 
 TOLERANCE = 1e-4
 _SIDE = 64
@@ -60,29 +62,29 @@ def export_onnx(model: nn.Module,
             was.
     """
     check_exportable(model)
-    layers = convolutions(model)
+    layers = exportable_layers(model)
     network = DetectorNetwork(model)
     texts = to_literal(config), to_literal(meta)
     traced = trace(network)
     weights = {name: _encode(name, layers[name])
                for name in progress(list(layers))}
     graph = lower(traced, layers, weights)
-    verify = _verify
+    verify: Callable[..., None] = partial(_verify, traced)
     if int8 is not None:
         integer = IntegerLowering(traced, layers)
         ranges = measure_ranges(graph, integer.streams, network, images)
         graph = integer.lower(ranges, int8)
-        verify = integer.verify
+        verify = partial(check_calls, integer.calls)
     write_metadata(graph, *texts)
     with replacing(path) as temporary:
         onnx.save(graph, temporary)
         written = onnx.load(temporary)
         onnx.checker.check_model(written, full_check=True)
-        verify(written, traced, network, layers)
+        verify(written, network, layers)
         return osp.getsize(temporary)
 
 
-def _encode(name: str, layer: LCQConv2d) -> Coded:
+def _encode(name: str, layer: Layer) -> Coded:
     """Find codes and codebook of a layer's weight, scales left out."""
     quantizer = layer.weight_quantizer
     if quantizer.weight_norm == 'channel':
@@ -95,8 +97,8 @@ def _encode(name: str, layer: LCQConv2d) -> Coded:
         raise LCQError(f'{name}: its weight has {error}') from None
 
 
-def _verify(written: onnx.ModelProto, traced: onnx.ModelProto,
-            network: DetectorNetwork, layers: Mapping[str, LCQConv2d]) -> None:
+def _verify(traced: onnx.ModelProto, written: onnx.ModelProto,
+            network: DetectorNetwork, layers: Mapping[str, Layer]) -> None:
     """Compare a graph with the model, from quantized layer to layer.
 
     Where an input is at a threshold of its quantizer, rounding errors decide,

@@ -1,0 +1,96 @@
+"""The maps of a traced graph: who reads them, and which are streams."""
+from typing import Dict, Iterable, List, Mapping, Optional, Tuple
+
+import onnx
+from torch import Tensor
+
+from lcq_mmdet.layers import LCQConv2d
+
+from .builder import is_layer, layer_name, with_outputs
+from .network import DetectorNetwork
+from .session import Graph
+from .trace import Layer
+
+#: Operators that keep an 8-bit map on its grid.
+SAME_GRID = ('MaxPool', 'Resize')
+Ranges = Mapping[str, Tuple[float, float]]
+
+
+class Maps:
+    """The maps of a traced graph.
+
+    Args:
+        traced: A traced graph.
+        layers: The quantized layers by name.
+
+    Attributes:
+        streams: Names of the maps that get a grid of their own, in order.
+    """
+
+    def __init__(self, traced: onnx.ModelProto,
+                 layers: Mapping[str, Layer]) -> None:
+        self._layers = layers
+        self._readers: Dict[str, List[onnx.NodeProto]] = {}
+        for node in traced.graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
+        self._outputs = {value.name for value in traced.graph.output}
+        self.streams = self._find_streams(traced.graph.node)
+
+    def only_reader(self, name: str) -> Optional[onnx.NodeProto]:
+        """Return the node that reads a map, where there is just one."""
+        readers = self._readers.get(name, [])
+        return readers[0] if (len(readers) == 1
+                              and name not in self._outputs) else None
+
+    def is_conv(self, node: onnx.NodeProto) -> bool:
+        """Tell whether a node stands for a quantized convolution."""
+        return is_layer(node) and isinstance(self._layers[layer_name(node)],
+                                             LCQConv2d)
+
+    def _find_streams(self, nodes: Iterable[onnx.NodeProto]) -> List[str]:
+        streams: Dict[str, None] = {}
+        integer = set()
+        for node in nodes:
+            name = node.output[0]
+            reader = self.only_reader(name)
+            if node.op_type == 'Add' and not is_layer(node):
+                made = all(value in integer for value in node.input)
+            elif node.op_type in ('BatchNormalization', 'Relu'):
+                made = node.input[0] in integer and node.input[
+                    0] not in streams
+            else:
+                made = self.is_conv(node)
+            if not made:
+                if (node.op_type in SAME_GRID and node.input[0] in streams):
+                    integer.add(name)
+                continue
+            integer.add(name)
+            followed = reader is not None and (
+                reader.op_type in ('BatchNormalization', 'Relu')
+                or is_layer(reader))
+            if not followed:
+                streams[name] = None
+        return list(streams)
+
+
+def measure_ranges(graph: onnx.ModelProto, names: List[str],
+                   network: DetectorNetwork,
+                   images: Iterable[Tensor]) -> Ranges:
+    """Find the least and largest values of maps over some images.
+
+    Args:
+        graph: The graph in float arithmetic.
+        names: Names of maps in it.
+        network: The network, for what inputs it has beside the image.
+        images: Batches of preprocessed images, one or more.
+    """
+    run = Graph(*with_outputs(graph, names))
+    ranges = {name: (0., 0.) for name in names}
+    for image in images:
+        found = dict(
+            zip(run.outputs, run(image, *network.example(1, 1)[1:])))
+        for name, (low, high) in ranges.items():
+            least, largest = found[name].aminmax()
+            ranges[name] = (min(low, float(least)), max(high, float(largest)))
+    return ranges
