@@ -22,7 +22,7 @@ from lcq_mmdet.model import apply_lcq, float_config
 from .claim import claim_work_dir, read_json
 from .cost import cost, count_macs, layer_bops, layer_bytes
 from .records import to_json, write_text
-from .runs import evaluate, forward_test_images
+from .runs import average_precision, evaluate, forward_test_images
 
 CRITERIA = ('loss', 'mAP')
 #: Costs that a budget limits, of :class:`~lcq_mmdet.report.cost.Cost`.
@@ -217,9 +217,7 @@ class _Opened:
         return sum(losses) / len(losses)
 
     def average_precision(self) -> float:
-        metrics = self.runner.test_loop.run()
-        for key, value in metrics.items():
-            if key.endswith('bbox_mAP'):
-                return float(value)
-        raise LCQError(f'--criterion=mAP: test_evaluator gives no bbox_mAP, '
-                       f'but {", ".join(metrics) or "nothing"}')
+        metrics = average_precision(self.runner)
+        if 'mAP' not in metrics:
+            raise LCQError('--criterion=mAP: test_evaluator gives no bbox_mAP')
+        return metrics['mAP']
