@@ -70,8 +70,9 @@ class _Shared(torch.autograd.Function):
         ctx.inputs = leaf, *parameters
         ctx.versions = [t._version for t in ctx.inputs]
         # Hooks such as gradient checkpointing's see nothing of this: a call
-        # that shares the result saves nothing.
-        with torch.enable_grad(), saved_tensors_hooks(_same, _same):
+        # that shares the result saves nothing. Detached, as an operation that
+        # saves what it gives would otherwise hold itself.
+        with torch.enable_grad(), saved_tensors_hooks(torch.detach, _same):
             ctx.value = quantizer(leaf)
         return ctx.value.detach()
 

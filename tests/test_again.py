@@ -1,5 +1,6 @@
 """Quantized inputs are made again for the backward pass, and not kept."""
 import copy
+import gc
 import weakref
 from contextlib import nullcontext
 
@@ -68,6 +69,24 @@ def test_every_kind_of_layer_makes_its_input_again(kind, keeping):
     out = layer(*inputs)
     assert (seen[0]() is None) == (kind in PADDED)
     assert_equal(found, gradients(lambda m, *x: m(*x), layer, inputs))
+
+
+@pytest.mark.parametrize('kind', ['wrapper', 'adaptively_standardized'])
+@pytest.mark.parametrize('options', [
+    dict(), dict(weight_norm='channel'), dict(weight_norm='centered'),
+    dict(input_gradient='slopes'), dict(out_bits=8)
+], ids=str)
+def test_nothing_is_left_of_a_step(kind, options):
+    _, layer, inputs = make(kind, **options)
+
+    def count_tensors():
+        layer(*inputs).square().sum().backward()
+        layer.zero_grad()
+        gc.collect()
+        return sum(torch.is_tensor(o) for o in gc.get_objects())
+
+    count_tensors()
+    assert count_tensors() == count_tensors()
 
 
 def make_network():

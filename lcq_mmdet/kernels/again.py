@@ -27,7 +27,8 @@ def saving_nothing_of(y: Tensor) -> AbstractContextManager:
 
     def pack(saved: Tensor) -> Any:
         if saved.data_ptr() != address:
-            return saved
+            # An operation that saves what it gives would hold itself.
+            return saved.detach()
         return node, saved.size(), saved.stride()
 
     return saved_tensors_hooks(pack, _unpack)
