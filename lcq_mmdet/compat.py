@@ -1,12 +1,14 @@
 """What the supported torch and mmengine versions need from us, and why."""
 import pickle
-from typing import Any, Callable, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from torch import Tensor
+from torch.optim import Optimizer
 
 _METHODS = {
     HistoryBuffer: ('current', 'max', 'mean', 'min'),
@@ -21,6 +23,14 @@ def _method(owner: type, name: str) -> Callable:
     raise pickle.UnpicklingError(f'{owner}.{name} is not allowed')
 
 
+def _optimizers(
+        wrapper: Union[OptimWrapper, OptimWrapperDict]) -> List[Optimizer]:
+    wrappers: Any = (
+        wrapper.values()
+        if isinstance(wrapper, OptimWrapperDict) else [wrapper])
+    return [one.optimizer for one in wrappers]
+
+
 def plain_param_groups_(
         wrapper: Union[OptimWrapper, OptimWrapperDict]) -> None:
     """Turn an optimizer's parameter groups into plain dictionaries, in place.
@@ -28,13 +38,57 @@ def plain_param_groups_(
     With settings of their own, mmengine makes them of its ``ConfigDict``,
     which ``torch.compile`` (seen with torch 2.13) cannot trace.
     """
-    wrappers: Any = (
-        wrapper.values()
-        if isinstance(wrapper, OptimWrapperDict) else [wrapper])
-    for one in wrappers:
-        one.optimizer.param_groups = [
-            dict(group) for group in one.optimizer.param_groups
+    for optimizer in _optimizers(wrapper):
+        optimizer.param_groups = [
+            dict(group) for group in optimizer.param_groups
         ]
+
+
+def merge_param_groups_(
+        wrapper: Union[OptimWrapper, OptimWrapperDict]) -> None:
+    """Let steps of torch's optimizers take parameters with equal settings at
+    once, in place.
+
+    With settings of their own, mmengine makes a group of each parameter, and
+    torch goes through its groups one by one. Outside of steps the groups stay
+    as they are, for schedulers and checkpoints.
+    """
+    plain_param_groups_(wrapper)
+    for optimizer in _optimizers(wrapper):
+        # Others, such as sharded ones, may keep groups of their own.
+        if type(optimizer).__module__.startswith('torch.optim.'):
+            merged = _MergedGroups()
+            optimizer.register_step_pre_hook(merged.put)
+            optimizer.register_step_post_hook(merged.take_back)
+
+
+class _MergedGroups:
+    """The groups of one optimizer, merged while it makes a step."""
+
+    def __init__(self) -> None:
+        self._groups: Optional[List[Dict[str, Any]]] = None
+
+    def put(self, optimizer: Optimizer, *_: Any) -> None:
+        # They are here already after a step that failed.
+        if self._groups is None:
+            self._groups = optimizer.param_groups
+        merged: List[Tuple[Dict[str, Any], Dict[str, Any]]] = []
+        for group in self._groups:
+            # A tensor's value is not read, it equals itself alone.
+            key = {
+                name: id(value) if isinstance(value, Tensor) else value
+                for name, value in group.items() if name != 'params'
+            }
+            same = next((one for known, one in merged if known == key), None)
+            if same is None:
+                merged.append((key, dict(group, params=[*group['params']])))
+            else:
+                same['params'] += group['params']
+        optimizer.param_groups = [group for _, group in merged]
+
+    def take_back(self, optimizer: Optimizer, *_: Any) -> None:
+        if self._groups is not None:
+            optimizer.param_groups, self._groups = self._groups, None
 
 
 def allow_checkpoint_globals() -> None:

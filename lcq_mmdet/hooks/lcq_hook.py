@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lcq_mmdet.calibration import (check_reached, fixed_random_state,
                                    initialize_, observe, sample_batches)
 from lcq_mmdet.checkpoint import KeyMatch, match_keys, packed_layers, some
-from lcq_mmdet.compat import plain_param_groups_
+from lcq_mmdet.compat import merge_param_groups_, plain_param_groups_
 from lcq_mmdet.convert import lcq_layers, unwrap
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantizer import LCQQuantizer
@@ -89,6 +89,8 @@ class LCQHook(Hook):
         in_optimizer = self._check_optimizer(runner, model)
         if runner.cfg.get('compile'):
             plain_param_groups_(runner.optim_wrapper)
+        else:
+            merge_param_groups_(runner.optim_wrapper)
         calibrated = self._calibrate(runner, model)
         runner.logger.info('\n'.join([
             'LCQ: the run was checked',

@@ -174,6 +174,7 @@ def _backward_chunk(x, dy, dx, clip, offset, tables, signed, sums):
     moment = np.empty(_TILE, np.float32)
     signed_grad = np.empty(_TILE, np.float32)
     code = np.empty(_TILE, np.int32)
+    lane = np.arange(_TILE).astype(np.int32) % _LANES * np.int32(cells)
     for start in range(0, len(x), _TILE):
         tile, grad = x[start:start + _TILE], dy[start:start + _TILE]
         target, first = dx[start:start + _TILE], grad
@@ -201,15 +202,12 @@ def _backward_chunk(x, dy, dx, clip, offset, tables, signed, sums):
             moment[n] = first[n] * v
             cell = code[n] + interval_of(v, num_intervals)
             cell = cell if size < clip else outside
-            code[n] = cell if signed | (size > np.float32(0)) else below
-        for n in range(len(tile)):
-            g = grad[n]
-            target[n] = g if code[n] < outside else np.float32(0)
+            cell = cell if signed | (size > np.float32(0)) else below
+            target[n] = grad[n] if cell < outside else np.float32(0)
+            code[n] = cell + lane[n]
         for n in range(len(tile)):
             # Unsigned, as numba would look for negative indices.
-            cell = (
-                np.uint32(code[n]) +
-                np.uint32(n % _LANES) * np.uint32(cells))
+            cell = np.uint32(code[n])
             lanes[cell, 0] += first[n]
             lanes[cell, 1] += moment[n]
         if start // _TILE % _TILES == _TILES - 1 or start + _TILE >= len(x):
@@ -257,7 +255,9 @@ def backward(x, dy, dx, tables, scaled, signed, normalized):
     Returns:
         Gradients of theta, clip and offset, float32, shapes (K), () and ().
     """
-    clip, offset, unit, mean = scaled
+    # Python has made float64 of them in between, which takes twice the lanes.
+    clip, offset = np.float32(scaled.clip), np.float32(scaled.offset)
+    unit, mean = np.float32(scaled.unit), scaled.mean
     sums = _backward_chunks(x, dy, dx, clip, offset, tables, signed).sum(0)
     grad_clip, grad_theta = _parameter_gradients(sums, clip, tables)
     grad_offset = sums[-2, 0] + sums[-1, 0]

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from lcq_mmdet.building import init_weights_, without_weights
 from lcq_mmdet.calibration import initialize_, observe
+from lcq_mmdet.compat import merge_param_groups_
 from lcq_mmdet.config import QUANTIZERS
 from lcq_mmdet.model import apply_lcq, float_config
 
@@ -55,6 +56,8 @@ class TrainingSteps:
         for name, runner in self._runners.items():
             runner.optim_wrapper = runner.build_optim_wrapper(
                 runner.optim_wrapper)
+            # As LCQHook does before training.
+            merge_param_groups_(runner.optim_wrapper)
             init_weights_(runner.model)
             if name != 'float':
                 self.calibration[name] = self._calibrate(runner.model)
