@@ -114,8 +114,9 @@ def plot_sensitivity(rows: Sequence[Mapping[str, Any]], criterion: str,
     losses.set_yscale('symlog', linthresh=largest / 100 or 1)
     losses.axhline(0, color='.5', lw=1)
     losses.grid(alpha=0.3)
-    losses.legend()
-    losses.set_ylabel(f'{criterion} lost by one layer alone')
+    losses.legend(ncols=4, loc='upper center')
+    what = 'loss added' if criterion == 'loss' else 'AP lost'
+    losses.set_ylabel(f'{what} by one layer alone')
     widths.set_ylabel('bits proposed')
     widths.tick_params('x', rotation=90, labelsize=7)
     figure.savefig(path, dpi=110)
