@@ -168,6 +168,14 @@ def test_levels_above_an_offset_fit_small_negative_parts(call, tmp_path):
     assert 'GELU, 2 bits' in output
 
 
+def test_float_run_is_refused(call, tiny_config, tmp_path, capsys):
+    tiny_config.dump(tmp_path / 'config.py')
+    (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
+    with pytest.raises(SystemExit):
+        call('benchmark.py', 'inference', '--run', 'tiny', tmp_path)
+    assert "--run='tiny': " in capsys.readouterr().err
+
+
 def test_unknown_config_is_told_in_one_line(call, capsys):
     with pytest.raises(SystemExit):
         call('benchmark.py', 'train', 'none.py')

@@ -242,6 +242,9 @@ def benchmark_inference(args: argparse.Namespace) -> List[Row]:
             cfg, args.bits, modules=args.modules)
     for name, work_dir in args.run:
         cases[name] = load_run(work_dir)
+        if cases[name].model.type != 'LCQModel':
+            raise LCQError(f'--run={name!r}: {work_dir} holds a float '
+                           'detector; name a quantized one, or its config')
     if not cases:
         raise LCQError('config: name one, or a trained detector with --run')
     for cfg in cases.values():
