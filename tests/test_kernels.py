@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lcq_mmdet import LCQError, kernels
-from lcq_mmdet.functional import (KERNELS, lcq_quantize,
+from lcq_mmdet.functional import (KERNELS, companding, dispatch, lcq_quantize,
                                   lcq_quantize_reference, levels)
 from lcq_mmdet.kernels.cells import make_tables
 from lcq_mmdet.kernels.cpu import lcq_quantize_cpu
@@ -294,6 +294,17 @@ def test_gradient_checkpointing(kernel):
         kernel, x, clip, theta, 4, True, use_reentrant=False)
     y.sum().backward()
     assert clip.grad is not None and x.grad is not None
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_arguments_are_checked_once(monkeypatch, dtype):
+    calls = []
+    for module in (dispatch, companding):
+        monkeypatch.setattr(module, 'check_arguments',
+                            lambda *arguments: calls.append(arguments))
+    lcq_quantize(*(torch.ones(shape, dtype=dtype) for shape in (3, (), 16)),
+                 4, True)
+    assert len(calls) == 1
 
 
 def test_cpu_kernel_is_registered():

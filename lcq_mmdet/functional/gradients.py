@@ -1,5 +1,5 @@
 """Gradients that differ from those of the quantizer itself."""
-from typing import Optional, Union
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ class _ScaleGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, factor):
-        ctx.save_for_backward(torch.as_tensor(factor))
+        ctx.save_for_backward(factor)
         return x.view_as(x)
 
     @staticmethod
@@ -21,19 +21,19 @@ class _ScaleGradient(torch.autograd.Function):
         return grad * factor, None
 
 
-def scale_gradient(x: Tensor, factor: Union[float, Tensor]) -> Tensor:
+def scale_gradient(x: Tensor, factor: Tensor) -> Tensor:
     """Return ``x`` as it is, with a gradient that is multiplied.
 
     Args:
         x: Values, any shape.
-        factor: What the gradient is multiplied by, a number or the shape of
-            ``x``; it has no gradient itself.
+        factor: What the gradient is multiplied by, shape of ``x``; it has no
+            gradient itself.
 
     Examples:
         >>> x = torch.ones(2, requires_grad=True)
-        >>> scale_gradient(x, 0.5).sum().backward()
+        >>> scale_gradient(x, torch.tensor([0.5, 2.])).sum().backward()
         >>> x.grad
-        tensor([0.5000, 0.5000])
+        tensor([0.5000, 2.0000])
     """
     return _ScaleGradient.apply(x, factor)
 
