@@ -92,7 +92,7 @@ def test_sizes_are_told(call, trained, packed, capfd):
         assert text in output
 
 
-def tested(call, folder, config, checkpoint, *flags):
+def run_test(call, folder, config, checkpoint, *flags):
     """Evaluate; return metrics and predicted instances."""
     # mmengine goes on writing to the folder of an earlier run.
     work_dir = folder / f'{checkpoint}_tested_{next(NUMBERS)}'
@@ -109,7 +109,7 @@ def tested(call, folder, config, checkpoint, *flags):
 @pytest.mark.parametrize('flags', [(), ('--tta', )], ids=['plain', 'tta'])
 def test_results_of_both_files_are_the_same(call, trained, packed, flags):
     (one, first), (other, second) = (
-        tested(call, trained, 'config.py', name, *flags)
+        run_test(call, trained, 'config.py', name, *flags)
         for name in ('epoch_1.pth', 'model.safetensors'))
     assert one == other
     for instances, others in zip(first, second):
@@ -126,13 +126,13 @@ def sorted_scores(instances):
 def test_graphs_are_evaluated(call, trained, prefix):
     """In float the results are those of torch; in 8 bits they are near."""
     files = [f'{prefix}{name}' for name in ('config.py', 'epoch_1.pth')]
-    expected, instances = tested(call, trained, *files)
+    expected, instances = run_test(call, trained, *files)
     one = sorted_scores(instances)
     for flags, room in (((), 2e-3), (('--int8', 'exact'), 0.1),
                         (('--int8', 'relaxed'), 0.1)):
         name = f'{prefix}{"_".join(("model", *flags))}.onnx'
         assert call('export.py', *files, '--out', name, *flags) == 0
-        found, instances = tested(call, trained, files[0], name)
+        found, instances = run_test(call, trained, files[0], name)
         other = sorted_scores(instances)
         assert abs(found - expected) <= 0.02
         most = min(len(one), len(other))
