@@ -78,10 +78,7 @@ def export_packed(model: nn.Module,
     for key, original in aliases.items():
         expected[key] = expected[original]
 
-    suffixes = dict.fromkeys(
-        key[len(name):] for name, layer in layers.items()
-        for key in _quantizer_keys(name, layer) if key in tensors)
-    tensors = stack(tensors, list(layers), list(suffixes))
+    tensors = stack(tensors, list(layers), _common_keys(layers.values()))
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
         _verify(temporary, expected)
@@ -126,9 +123,14 @@ def _distinct(state: State) -> Tuple[State, Dict[str, str]]:
                        if key not in aliases), aliases
 
 
-def _quantizer_keys(name: str, layer: QuantizedLayer) -> List[str]:
-    return [f'{name}.{key}' for key in layer.state_dict()
-            if '_quantizer.' in key]
+def _common_keys(layers: Iterable[QuantizedLayer]) -> List[str]:
+    """List the keys of quantizers that all layers have, after a dot."""
+    own = [{
+        f'.{key}': None
+        for key in layer.state_dict()
+        if key.startswith(('act_quantizer.', 'weight_quantizer.'))
+    } for layer in layers]
+    return [key for key in own[0] if all(key in keys for keys in own)]
 
 
 def _halve(value: Tensor) -> Tuple[Tensor, Tensor]:
