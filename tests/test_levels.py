@@ -9,6 +9,7 @@ from exporting import build, make_config, make_model, outputs
 from mmengine.runner import Runner, load_checkpoint
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from training import state_of
 
 from lcq_mmdet import LCQError, apply_lcq, convert_
 from lcq_mmdet.calibration import check_reached, initialize_, observe
@@ -233,7 +234,7 @@ def test_training_learns_monitors_and_evaluates(lcq_config):
     cfg.default_hooks.lcq_monitor = dict(type='LCQMonitorHook', interval=2)
     runner = Runner.from_cfg(cfg)
     runner.train()
-    state = torch.load(f'{cfg.work_dir}/epoch_1.pth')['state_dict']
+    state = state_of(f'{cfg.work_dir}/epoch_1.pth')
     clips = [
         float(state['bbox_head.cls_convs.0.conv.act_quantizer.'
                     f'level{level}_quantizer.clip']) for level in range(5)
