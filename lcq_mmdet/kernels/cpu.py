@@ -2,7 +2,6 @@
 from typing import Optional
 
 import numba
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -13,34 +12,33 @@ from . import cpu_loops
 from .again import close_saved, open_saved
 
 
-def _flat(x: Tensor) -> np.ndarray:
-    """View a dense tensor, whatever its memory format, as one dimension."""
-    x = x.detach()
-    if x.is_contiguous():
-        return x.view(-1).numpy()
-    return x.as_strided((x.numel(), ), (1, )).numpy()
-
-
 def _dense_float(x: Tensor, dense: Tensor) -> Tensor:
     """Return ``x`` in float32 and in the memory format of ``dense``."""
-    x = x.float()
+    if x.dtype != torch.float32:
+        x = x.float()
     if x.stride() == dense.stride():
         return x
     return torch.empty_like(dense, dtype=x.dtype).copy_(x)
 
 
+def _in_type(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x if x.dtype == dtype else x.to(dtype)
+
+
 def _use_threads_of_torch() -> None:
-    numba.set_num_threads(
-        min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    if threads != numba.get_num_threads():
+        numba.set_num_threads(threads)
 
 
 def _again(ctx) -> Tensor:
     x, = open_saved(ctx)
     y = torch.empty_like(x, dtype=torch.float32)
+    dense = _dense_float(x, y)
     _use_threads_of_torch()
-    cpu_loops.forward_again(
-        _flat(_dense_float(x, y)), _flat(y), *ctx.found, ctx.options[0])
-    return y.to(x.dtype)
+    cpu_loops.forward_again(dense.data_ptr(), y.data_ptr(), y.numel(),
+                            ctx.state, *ctx.options)
+    return _in_type(y, x.dtype)
 
 
 class _Quantize(torch.autograd.Function):
@@ -49,37 +47,33 @@ class _Quantize(torch.autograd.Function):
     def forward(ctx, x, clip, theta, bits, signed, offset, normalized):
         # empty_like is dense for every input, and x takes on its strides.
         y = torch.empty_like(x, dtype=torch.float32)
-        scalars = [
-            np.float32(0 if value is None else value.item())
-            for value in (clip, offset)
-        ]
+        dense = _dense_float(x, y)
+        heights = theta.float().softmax(0)
+        ctx.options = len(heights), num_steps(bits, signed), signed, normalized
         _use_threads_of_torch()
-        ctx.found = cpu_loops.forward(
-            _flat(_dense_float(x, y)), _flat(y),
-            theta.float().softmax(0).numpy(), *scalars,
-            num_steps(bits, signed), signed, normalized)
-        ctx.options = signed, normalized
-        ctx.dtypes = [
-            None if value is None else value.dtype
-            for value in (theta, clip, offset)
-        ]
+        ctx.state = cpu_loops.forward(
+            dense.data_ptr(), y.data_ptr(), y.numel(), heights.data_ptr(),
+            clip.item(), 0. if offset is None else offset.item(), *ctx.options)
+        ctx.dtypes = (theta.dtype, clip.dtype,
+                      None if offset is None else offset.dtype)
         ctx.save_for_backward(x)
         ctx.again = _again
-        return y.to(x.dtype)
+        return _in_type(y, x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         x, = close_saved(ctx)
         dx = torch.empty_like(x, dtype=torch.float32)
+        dense, grad = _dense_float(x, dx), _dense_float(grad, dx)
         _use_threads_of_torch()
-        grads = cpu_loops.backward(
-            _flat(_dense_float(x, dx)), _flat(_dense_float(grad, dx)),
-            _flat(dx), *ctx.found, *ctx.options)
+        grads = cpu_loops.backward(dense.data_ptr(), grad.data_ptr(),
+                                   dx.data_ptr(), dx.numel(), ctx.state,
+                                   *ctx.options)
         grad_theta, grad_clip, grad_offset = (
-            None if dtype is None else torch.from_numpy(grad).to(dtype)
+            None if dtype is None else _in_type(torch.from_numpy(grad), dtype)
             for grad, dtype in zip(grads, ctx.dtypes))
-        return (dx.to(x.dtype), grad_clip, grad_theta, None, None,
+        return (_in_type(dx, x.dtype), grad_clip, grad_theta, None, None,
                 grad_offset, None)
 
 

@@ -14,7 +14,8 @@ from numba import njit, prange
 
 from lcq_mmdet.functional import MIN_DEVIATION
 
-from .cpu_tables import GROUP, code_in, interval_of, make_tables
+from .addresses import floats_at
+from .cpu_tables import GROUP, Tables, code_in, interval_of, make_tables
 
 _TILE = 512
 #: Tiles whose sums are added up in float32 before they go to float64.
@@ -37,7 +38,24 @@ class Scaled(NamedTuple):
     clip: np.float32
     offset: np.float32
     unit: np.float32
-    mean: float
+    mean: np.float32
+
+
+@njit(cache=True)
+def _pack(scaled, tables):
+    """Put all into one array, as Python takes long to hold many."""
+    slopes, knots, levels, thresholds = tables
+    return np.concatenate(
+        (np.array(scaled), slopes, knots, levels, thresholds))
+
+
+@njit(inline='always')
+def _unpack(state, num_intervals, s):
+    clip, offset, unit, mean = state[:4]
+    slopes, rest = state[4:4 + num_intervals], state[4 + num_intervals:]
+    knots, rest = rest[:num_intervals], rest[num_intervals:]
+    return (Scaled(clip, offset, unit, mean),
+            Tables(slopes, knots, rest[:s + 1], rest[s + 1:]))
 
 
 @njit(inline='always')
@@ -64,10 +82,21 @@ def _measure(x, offset, signed, magnitude):
 def _look_up(magnitude, clip, tables, code):
     """Find codes through intervals."""
     slopes, knots, levels, _ = tables
-    s = np.float32(len(levels) - 1)
-    for n in range(len(code)):
-        v = magnitude[n] / clip if magnitude[n] < clip else np.float32(1)
-        code[n] = code_in(v, interval_of(v, len(slopes)), slopes, knots, s)
+    num_intervals, s = len(slopes), np.float32(len(levels) - 1)
+    v = np.empty(_TILE, np.float32)
+    slope = np.empty(_TILE, np.float32)
+    knot = np.empty(_TILE, np.float32)
+    for n in range(_TILE):
+        size = magnitude[n]
+        v[n] = size / clip if size < clip else np.float32(1)
+        code[n] = interval_of(v[n], num_intervals)
+    for n in range(_TILE):
+        # Unsigned, as numba would look for negative indices.
+        i = np.uint32(code[n])
+        slope[n] = slopes[i]
+        knot[n] = knots[i]
+    for n in range(_TILE):
+        code[n] = code_in(v[n], code[n], slope[n], knot[n], num_intervals, s)
 
 
 @njit(cache=True, error_model='numpy')
@@ -84,7 +113,7 @@ def _forward_chunk(x, y, clip, offset, tables, outputs, signed):
         else:
             _look_up(magnitude, clip, tables, code)
             for n in range(_TILE):
-                value[n] = outputs[code[n]]
+                value[n] = outputs[np.uint32(code[n])]
         for j in range(0, len(thresholds), GROUP):
             t0, t1, t2, t3 = thresholds[j:j + GROUP]
             y0, y1, y2, y3 = outputs[j + 1:j + 1 + GROUP]
@@ -130,37 +159,40 @@ def _normalize(x, clip, offset):
     mean, square = sums.sum(0) / len(x)
     deviation = np.float32(np.sqrt(max(square - mean * mean, 0.)))
     unit = max(deviation, np.float32(MIN_DEVIATION))
-    return Scaled(clip * unit, offset * unit, unit, shift + mean)
+    return Scaled(clip * unit, offset * unit, unit, np.float32(shift + mean))
 
 
 @njit(cache=True, error_model='numpy')
-def forward(x, y, heights, clip, offset, s, signed, normalized):
-    """Quantize ``x`` into ``y``, float32, shape (N) each.
+def forward(x, y, size, heights, clip, offset, num_intervals, s, signed,
+            normalized):
+    """Quantize ``x`` into ``y``.
 
     Args:
-        heights: Softmax of theta, float32, shape (K).
+        x, y: Addresses of ``size`` float32 values each.
+        heights: Address of the softmax of theta, float32, shape (K).
         s: Number of levels but the lowest.
 
     Returns:
-        What :func:`backward` needs.
+        What the functions below need.
     """
-    scaled = Scaled(clip, offset, np.float32(1), 0.)
+    scaled = Scaled(
+        np.float32(clip), np.float32(offset), np.float32(1), np.float32(0))
     if normalized:
-        scaled = _normalize(x, clip, offset)
-    tables = make_tables(heights, s, scaled.clip)
-    forward_again(x, y, tables, scaled, signed)
-    return tables, scaled
+        scaled = _normalize(floats_at(x, size), scaled.clip, scaled.offset)
+    tables = make_tables(floats_at(heights, num_intervals), s, scaled.clip)
+    state = _pack(scaled, tables)
+    forward_again(x, y, size, state, num_intervals, s, signed, normalized)
+    return state
 
 
 @njit(cache=True, error_model='numpy')
-def forward_again(x, y, tables, scaled, signed):
-    """Quantize ``x`` into ``y`` with what :func:`forward` returned."""
-    # Python has made float64 of them in between.
-    clip, offset = np.float32(scaled.clip), np.float32(scaled.offset)
-    s = len(tables.levels) - 1
+def forward_again(x, y, size, state, num_intervals, s, signed, normalized):
+    """Quantize ``x`` into ``y`` with the ``state`` :func:`forward` gave."""
+    scaled, tables = _unpack(state, num_intervals, s)
     outputs = np.zeros(s + GROUP, np.float32)
-    outputs[:s + 1] = offset + clip * tables.levels
-    _forward_chunks(x, y, clip, offset, tables, outputs, signed)
+    outputs[:s + 1] = scaled.offset + scaled.clip * tables.levels
+    _forward_chunks(floats_at(x, size), floats_at(y, size), scaled.clip,
+                    scaled.offset, tables, outputs, signed)
 
 
 @njit(cache=True, error_model='numpy')
@@ -206,7 +238,6 @@ def _backward_chunk(x, dy, dx, clip, offset, tables, signed, sums):
             target[n] = grad[n] if cell < outside else np.float32(0)
             code[n] = cell + lane[n]
         for n in range(len(tile)):
-            # Unsigned, as numba would look for negative indices.
             cell = np.uint32(code[n])
             lanes[cell, 0] += first[n]
             lanes[cell, 1] += moment[n]
@@ -249,24 +280,24 @@ def _add_deviations(x, dx, mean, factor):
 
 
 @njit(cache=True, error_model='numpy')
-def backward(x, dy, dx, tables, scaled, signed, normalized):
-    """Write the gradient of ``x``, all float32, shape (N) each.
+def backward(x, dy, dx, size, state, num_intervals, s, signed, normalized):
+    """Write the gradient ``dx``, all addresses of ``size`` float32 values.
 
     Returns:
         Gradients of theta, clip and offset, float32, shapes (K), () and ().
     """
-    # Python has made float64 of them in between, which takes twice the lanes.
-    clip, offset = np.float32(scaled.clip), np.float32(scaled.offset)
-    unit, mean = np.float32(scaled.unit), scaled.mean
-    sums = _backward_chunks(x, dy, dx, clip, offset, tables, signed).sum(0)
+    (clip, offset, unit, mean), tables = _unpack(state, num_intervals, s)
+    values, grad = floats_at(x, size), floats_at(dx, size)
+    sums = _backward_chunks(values, floats_at(dy, size), grad, clip, offset,
+                            tables, signed).sum(0)
     grad_clip, grad_theta = _parameter_gradients(sums, clip, tables)
     grad_offset = sums[-2, 0] + sums[-1, 0]
     if normalized:
         # The deviation has the gradient (x - mean) / (N deviation).
         grad_unit = grad_clip * clip + grad_offset * offset
         if unit > np.float32(MIN_DEVIATION):
-            _add_deviations(x, dx, np.float32(mean),
-                            np.float32(grad_unit / unit / unit / len(x)))
+            _add_deviations(values, grad, mean,
+                            np.float32(grad_unit / unit / unit / size))
     grads = (np.empty(len(grad_theta), np.float32), np.empty((), np.float32),
              np.empty((), np.float32))
     grads[0][:] = grad_theta

@@ -38,19 +38,19 @@ def interval_of(v, num_intervals):
 
 
 @njit(inline='always')
-def code_in(v, i, slopes, knots, s):
+def code_in(v, i, slope, knot, num_intervals, s):
     """Find the code of a magnitude over the clip in the interval i.
 
     It is from 0 to s whatever theta and clip are.
     """
-    u = (
-        slopes[i] * (v - np.float32(i) / np.float32(len(slopes))) + knots[i])
+    u = slope * (v - np.float32(i) / np.float32(num_intervals)) + knot
     return np.int32(np.rint(u * s) if u < np.float32(1) else s)
 
 
 @njit(cache=True, error_model='numpy')
 def _code(v, slopes, knots, s):
-    return code_in(v, interval_of(v, len(slopes)), slopes, knots, s)
+    i = interval_of(v, len(slopes))
+    return code_in(v, i, slopes[i], knots[i], len(slopes), s)
 
 
 @njit(cache=True, error_model='numpy')
