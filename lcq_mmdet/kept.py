@@ -1,6 +1,6 @@
 """Quantize a weight once for all calls of its layer."""
 import weakref
-from typing import Any, Optional, Tuple
+from typing import Any, Iterable, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -37,53 +37,64 @@ class KeptWeight:
         with_grad = torch.is_grad_enabled()
         if (training and not with_grad) or torch.compiler.is_compiling():
             return quantizer(weight)
-        parameters = [weight, *quantizer.parameters()]
+        # Not through the module's iterators, which take longer than the rest.
+        parameters = [weight, *quantizer._parameters.values()]
         key = (with_grad, quantizer.bypass,
                *((t.data_ptr(), t._version, t.requires_grad)
-                 for t in (*parameters, *quantizer.buffers())))
+                 for t in (*parameters, *quantizer._buffers.values())
+                 if t is not None))
         if self._state is not None and self._state[0] == key:
             return self._state[1]
-        if not with_grad:
-            self._state = key, quantizer(weight)
-            return self._state[1]
-        value = _Shared.apply(self, quantizer, *parameters)
+        # Hooks such as gradient checkpointing's see nothing of this: a call
+        # that shares the result saves nothing. Detached, as an operation that
+        # saves what it gives would otherwise hold itself.
+        with saved_tensors_hooks(torch.detach, _same):
+            value = quantizer(weight)
         # Without a backward pass nothing tells of changes through .data.
-        self._state = (key, value) if value.requires_grad else None
+        self._state = None
+        if with_grad and value.requires_grad:
+            if getattr(value.grad_fn, 'leaf', None) is not weight:
+                value = _Shared.apply(quantizer, (value, ), *parameters)
+            value.register_hook(_Forget(self))
+        if value.requires_grad or not with_grad:
+            self._state = key, value
         return value
 
     def __reduce__(self) -> Tuple[type, tuple]:
         return KeptWeight, ()
 
 
+class _Forget:
+    """Hook of a quantized weight that does not hold what holds it."""
+
+    def __init__(self, kept: KeptWeight) -> None:
+        self._kept = weakref.ref(kept)
+
+    def __call__(self, grad: Tensor) -> None:
+        kept = self._kept()
+        if kept is not None:
+            kept.forget()
+
+
 class _Shared(torch.autograd.Function):
-    """Quantize with a graph that any number of backward passes goes through.
+    """Give a result a graph that any number of backward passes goes through.
 
     An ordinary one is freed by the first of them, as where two batches pass
     forward before any of them passes backward. This one is then made again.
     """
 
     @staticmethod
-    def forward(ctx: Any, kept: KeptWeight, quantizer: LCQQuantizer,
-                weight: Tensor, *parameters: Tensor) -> Tensor:
-        leaf = weight.detach().requires_grad_(weight.requires_grad)
-        ctx.kept, ctx.quantizer = weakref.ref(kept), quantizer
-        ctx.inputs = leaf, *parameters
-        ctx.versions = [t._version for t in ctx.inputs]
-        # Hooks such as gradient checkpointing's see nothing of this: a call
-        # that shares the result saves nothing. Detached, as an operation that
-        # saves what it gives would otherwise hold itself.
-        with torch.enable_grad(), saved_tensors_hooks(torch.detach, _same):
-            ctx.value = quantizer(leaf)
-        return ctx.value.detach()
+    def forward(ctx: Any, quantizer: LCQQuantizer, value: Tuple[Tensor],
+                *inputs: Optional[Tensor]) -> Tensor:
+        ctx.quantizer, ctx.value, ctx.inputs = quantizer, value[0], inputs
+        ctx.versions = _versions(inputs)
+        return value[0].detach()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
-        kept = ctx.kept()
-        if kept is not None:
-            kept.forget()
         # Hooks take over torch's own check.
-        if ctx.versions != [t._version for t in ctx.inputs]:
+        if ctx.versions != _versions(ctx.inputs):
             raise RuntimeError(
                 'a weight or a parameter of its quantizer has been modified '
                 'by an inplace operation between forward and backward')
@@ -91,11 +102,15 @@ class _Shared(torch.autograd.Function):
         if value is None:
             with torch.enable_grad():
                 value = ctx.quantizer(ctx.inputs[0])
-        wanted = [t for t in ctx.inputs if t.requires_grad]
-        grads = iter(torch.autograd.grad(value, wanted, grad,
-                                         allow_unused=True))
-        return (None, None, *(
-            next(grads) if t.requires_grad else None for t in ctx.inputs))
+        wanted = [t for t in ctx.inputs if t is not None and t.requires_grad]
+        grads = iter(
+            torch.autograd.grad(value, wanted, grad, allow_unused=True))
+        return (None, None, *(None if t is None or not t.requires_grad else
+                              next(grads) for t in ctx.inputs))
+
+
+def _versions(tensors: Iterable[Optional[Tensor]]) -> List[int]:
+    return [t._version for t in tensors if t is not None]
 
 
 def _same(x: Tensor) -> Tensor:

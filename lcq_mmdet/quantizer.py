@@ -2,7 +2,7 @@
 from typing import Optional, Tuple
 
 import torch
-from mmengine.dist import broadcast
+from mmengine.dist import broadcast, is_distributed
 from torch import Tensor, nn
 
 from lcq_mmdet.config import QuantizerConfig
@@ -295,7 +295,7 @@ class LCQQuantizer(nn.Module):
     def _quantize(self, x: Tensor, normalized: bool = False) -> Tensor:
         clip: Tensor = self.clip
         offset = self.lowest
-        if self.offset is not None and offset is None:
+        if offset is None and self.offset is not None and is_distributed():
             # DDP waits for a gradient of every parameter.
             clip = torch.add(clip, self.offset, alpha=0)
         given = self.theta, self.bits, self.is_symmetric

@@ -5,7 +5,7 @@ layer saves what the activation before it keeps anyway; a quantized layer
 would save the quantized input as well.
 """
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -43,16 +43,38 @@ def _unpack(packed: Any) -> Tensor:
         return node.again(node).as_strided(size, stride)
 
 
+def save_input(ctx: Any, x: Tensor) -> None:
+    """Save the input of a node.
+
+    A leaf, such as a weight, is kept as it is, and any number of backward
+    passes may go through the node: there is no graph before it to be freed.
+    """
+    if x.is_leaf:
+        ctx.leaf, ctx.version = x, x._version
+    else:
+        ctx.save_for_backward(x)
+
+
 def open_saved(ctx: Any) -> Tuple[Tensor, ...]:
     """Return what a node saved, for ``again``; its backward pass follows.
 
     Gradient checkpointing lets it be opened but once.
     """
-    ctx.opened = ctx.saved_tensors
+    ctx.opened = _saved(ctx)
     return ctx.opened
 
 
 def close_saved(ctx: Any) -> Tuple[Tensor, ...]:
     """Return what a node saved, for its backward pass."""
     opened, ctx.opened = getattr(ctx, 'opened', None), None
-    return ctx.saved_tensors if opened is None else opened
+    return _saved(ctx) if opened is None else opened
+
+
+def _saved(ctx: Any) -> Tuple[Tensor, ...]:
+    leaf: Optional[Tensor] = getattr(ctx, 'leaf', None)
+    if leaf is None:
+        return ctx.saved_tensors
+    if leaf._version != ctx.version:
+        raise RuntimeError('a tensor that was quantized has been modified by '
+                           'an inplace operation between forward and backward')
+    return leaf,

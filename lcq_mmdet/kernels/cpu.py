@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from lcq_mmdet.functional import lcq_quantize_reference, num_steps
 
 from . import cpu_loops
-from .again import close_saved, open_saved
+from .again import close_saved, open_saved, save_input
 
 
 def _dense_float(x: Tensor, dense: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class _Quantize(torch.autograd.Function):
             clip.item(), 0. if offset is None else offset.item(), *ctx.options)
         ctx.dtypes = (theta.dtype, clip.dtype,
                       None if offset is None else offset.dtype)
-        ctx.save_for_backward(x)
+        save_input(ctx, x)
         ctx.again = _again
         return _in_type(y, x.dtype)
 
