@@ -1,15 +1,17 @@
 """What the supported torch and mmengine versions need from us, and why."""
 import pickle
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from mmengine.utils import digit_version
 from torch import Tensor
 from torch.optim import Optimizer
 
+_FUSED_ON_CPU = digit_version(torch.__version__) >= digit_version('2.4')
 _METHODS = {
     HistoryBuffer: ('current', 'max', 'mean', 'min'),
     OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
@@ -44,20 +46,26 @@ def plain_param_groups_(
         ]
 
 
-def merge_param_groups_(
-        wrapper: Union[OptimWrapper, OptimWrapperDict]) -> None:
+def merge_param_groups_(wrapper: Union[OptimWrapper, OptimWrapperDict],
+                        fused: Iterable[Tensor] = ()) -> None:
     """Let steps of torch's optimizers take parameters with equal settings at
     once, in place.
 
     With settings of their own, mmengine makes a group of each parameter, and
     torch goes through its groups one by one. Outside of steps the groups stay
     as they are, for schedulers and checkpoints.
+
+    Args:
+        wrapper: Wrapper of one optimizer or of several.
+        fused: Parameters that torch's fused implementation updates, where
+            there is one and the settings name none. On the CPU torch would
+            go through them one by one as well, and many are single numbers.
     """
     plain_param_groups_(wrapper)
     for optimizer in _optimizers(wrapper):
         # Others, such as sharded ones, may keep groups of their own.
         if type(optimizer).__module__.startswith('torch.optim.'):
-            merged = _MergedGroups()
+            merged = _MergedGroups(fused)
             optimizer.register_step_pre_hook(merged.put)
             optimizer.register_step_post_hook(merged.take_back)
 
@@ -65,7 +73,12 @@ def merge_param_groups_(
 class _MergedGroups:
     """The groups of one optimizer, merged while it makes a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, fused: Iterable[Tensor]) -> None:
+        self._fused = {
+            id(parameter): parameter
+            for parameter in fused
+            if _FUSED_ON_CPU and parameter.device.type == 'cpu'
+        }
         self._groups: Optional[List[Dict[str, Any]]] = None
 
     def put(self, optimizer: Optimizer, *_: Any) -> None:
@@ -79,12 +92,25 @@ class _MergedGroups:
                 name: id(value) if isinstance(value, Tensor) else value
                 for name, value in group.items() if name != 'params'
             }
+            settings = {}
+            if self._takes_fused(group):
+                # Before their first step, SGD takes no others beside them.
+                key['fused'] = bool(optimizer.state.get(group['params'][0]))
+                settings['fused'] = True
             same = next((one for known, one in merged if known == key), None)
             if same is None:
-                merged.append((key, dict(group, params=[*group['params']])))
+                new = dict(group, params=[*group['params']], **settings)
+                merged.append((key, new))
             else:
                 same['params'] += group['params']
         optimizer.param_groups = [group for _, group in merged]
+
+    def _takes_fused(self, group: Dict[str, Any]) -> bool:
+        parameters = group['params']
+        return (len(parameters) == 1 and id(parameters[0]) in self._fused
+                and group.get('fused', False) is None
+                and group.get('foreach', False) is None
+                and not isinstance(group['lr'], Tensor))
 
     def take_back(self, optimizer: Optimizer, *_: Any) -> None:
         if self._groups is not None:

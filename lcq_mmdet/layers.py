@@ -150,6 +150,13 @@ def lcq_layers(model: nn.Module) -> Iterator[Tuple[str, QuantizedLayer]]:
             yield name, module
 
 
+def quantizer_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Iterate over the parameters of all quantizers of a model."""
+    for _, layer in lcq_layers(model):
+        for _, quantizer in layer.quantizers():
+            yield from quantizer.parameters()
+
+
 def _in_class(layer: nn.Module, cls: Type[_Layer]) -> _Layer:
     """Copy a layer into another class; parameters and children are shared."""
     copied = cls.__new__(cls)

@@ -62,6 +62,55 @@ def test_merged_groups_change_nothing_but_the_step(make):
     make_steps(other, 1)
 
 
+@pytest.mark.parametrize('make', [
+    lambda groups: torch.optim.AdamW(groups, lr=0.1),
+    lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+], ids=['adamw', 'sgd'])
+def test_fused_steps(make):
+    plain, fused = make(make_groups()), make(make_groups())
+    taken = [group['params'][0] for group in fused.param_groups[1:]]
+    merge_param_groups_(OptimWrapper(fused), iter(taken))
+    counts, choices = count_groups(fused), []
+    fused.register_step_pre_hook(lambda *_: choices.append(
+        {id(p): group['fused'] for group in fused.param_groups
+         for p in group['params']}))
+    for optimizer in (plain, fused):
+        for num_grads in (4, 6, 6):
+            # As of a quantizer that takes part later on.
+            for group in optimizer.param_groups[:num_grads]:
+                parameter, = group['params']
+                parameter.grad = parameter.detach().cos()
+            optimizer.step()
+    assert counts == [3, 5, 3]
+    assert all(choice[id(p)] for choice in choices for p in taken)
+    assert not any(choice[id(fused.param_groups[0]['params'][0])]
+                   for choice in choices)
+    for ours, same in zip(fused.param_groups, plain.param_groups):
+        torch.testing.assert_close(ours['params'], same['params'])
+    ours, same = fused.state_dict(), plain.state_dict()
+    assert ours['param_groups'] == same['param_groups']
+    torch.testing.assert_close(ours['state'], same['state'])
+    # What one of them saved, the other resumes from.
+    plain.load_state_dict(ours)
+    fused.load_state_dict(same)
+    make_steps(plain, 1)
+    make_steps(fused, 1)
+
+
+@pytest.mark.parametrize('chosen', [
+    dict(foreach=True), dict(fused=False), dict(lr=torch.tensor(0.1))
+], ids=str)
+def test_what_settings_choose_is_not_fused(chosen):
+    optimizer = torch.optim.AdamW(make_groups(), **chosen)
+    parameters = [group['params'][0] for group in optimizer.param_groups]
+    merge_param_groups_(OptimWrapper(optimizer), parameters)
+    optimizer.register_step_pre_hook(lambda *_: fused.extend(
+        group['fused'] for group in optimizer.param_groups))
+    fused = []
+    optimizer.step()
+    assert fused and not any(fused)
+
+
 def test_groups_come_back_after_a_step_that_failed():
     optimizer = torch.optim.SGD(make_groups(), lr=0.1)
     merge_param_groups_(OptimWrapper(optimizer))

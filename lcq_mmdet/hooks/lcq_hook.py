@@ -15,6 +15,7 @@ from lcq_mmdet.checkpoint import KeyMatch, match_keys, packed_layers, some
 from lcq_mmdet.compat import merge_param_groups_, plain_param_groups_
 from lcq_mmdet.convert import lcq_layers, unwrap
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.layers import quantizer_parameters
 from lcq_mmdet.quantizer import LCQQuantizer
 from lcq_mmdet.report.cost import count_macs
 from lcq_mmdet.report.layers import layer_table
@@ -90,7 +91,8 @@ class LCQHook(Hook):
         if runner.cfg.get('compile'):
             plain_param_groups_(runner.optim_wrapper)
         else:
-            merge_param_groups_(runner.optim_wrapper)
+            merge_param_groups_(runner.optim_wrapper,
+                                quantizer_parameters(model))
         calibrated = self._calibrate(runner, model)
         runner.logger.info('\n'.join([
             'LCQ: the run was checked',

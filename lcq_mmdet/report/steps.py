@@ -12,6 +12,7 @@ from lcq_mmdet.building import init_weights_, without_weights
 from lcq_mmdet.calibration import initialize_, observe
 from lcq_mmdet.compat import merge_param_groups_
 from lcq_mmdet.config import QUANTIZERS
+from lcq_mmdet.layers import quantizer_parameters
 from lcq_mmdet.model import apply_lcq, float_config
 
 from .memory import peak_memory
@@ -57,7 +58,8 @@ class TrainingSteps:
             runner.optim_wrapper = runner.build_optim_wrapper(
                 runner.optim_wrapper)
             # As LCQHook does before training.
-            merge_param_groups_(runner.optim_wrapper)
+            merge_param_groups_(runner.optim_wrapper,
+                                quantizer_parameters(runner.model))
             init_weights_(runner.model)
             if name != 'float':
                 self.calibration[name] = self._calibrate(runner.model)
