@@ -1,6 +1,7 @@
 """What the supported torch and mmengine versions need from us, and why."""
 import pickle
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
+from typing import (Any, Callable, Dict, Hashable, Iterable, List, Optional,
+                    Union)
 
 import numpy as np
 import torch
@@ -85,25 +86,22 @@ class _MergedGroups:
         # They are here already after a step that failed.
         if self._groups is None:
             self._groups = optimizer.param_groups
-        merged: List[Tuple[Dict[str, Any], Dict[str, Any]]] = []
+        merged: Dict[Hashable, Dict[str, Any]] = {}
         for group in self._groups:
-            # A tensor's value is not read, it equals itself alone.
-            key = {
-                name: id(value) if isinstance(value, Tensor) else value
+            # Tensors are not read: each of them equals itself alone.
+            settings = {
+                name: tuple(value) if type(value) is list else value
                 for name, value in group.items() if name != 'params'
             }
-            settings = {}
+            parameters, is_new = group['params'], None
             if self._takes_fused(group):
-                # Before their first step, SGD takes no others beside them.
-                key['fused'] = bool(optimizer.state.get(group['params'][0]))
+                # SGD takes none together with others before their first step.
+                is_new = not optimizer.state.get(parameters[0])
                 settings['fused'] = True
-            same = next((one for known, one in merged if known == key), None)
-            if same is None:
-                new = dict(group, params=[*group['params']], **settings)
-                merged.append((key, new))
-            else:
-                same['params'] += group['params']
-        optimizer.param_groups = [group for _, group in merged]
+            same = merged.setdefault((is_new, *settings.items()),
+                                     dict(settings, params=[]))
+            same['params'] += parameters
+        optimizer.param_groups = [*merged.values()]
 
     def _takes_fused(self, group: Dict[str, Any]) -> bool:
         parameters = group['params']

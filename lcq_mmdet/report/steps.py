@@ -40,7 +40,13 @@ class TrainingSteps:
         self._runners: Dict[str, Runner] = {}
         configs = {'float': float_config(cfg)}
         for quantizer in QUANTIZERS[::-1]:
-            configs[quantizer] = apply_lcq(cfg, bits, quantizer=quantizer)
+            # Else a float detector with frozen stages would train less.
+            configs[quantizer] = apply_lcq(
+                cfg,
+                bits,
+                quantizer=quantizer,
+                frozen_stages=None,
+                norm_eval=None)
         with tempfile.TemporaryDirectory() as folder:
             for name, part in configs.items():
                 # mmengine keeps visualizers by name, and their folders.
