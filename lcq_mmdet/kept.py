@@ -1,6 +1,6 @@
 """Quantize a weight once for all calls of its layer."""
 import weakref
-from typing import Any, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Iterable, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -14,11 +14,21 @@ class KeptWeight:
     """The last quantized weight of one layer; copies start without it."""
 
     def __init__(self) -> None:
-        self._state: Optional[Tuple[tuple, Tensor]] = None
+        self._key: Optional[tuple] = None
+        self._value: Callable[[], Optional[Tensor]] = _nothing
+        self._is_shared = False
 
     def forget(self) -> None:
         """Quantize anew next time."""
-        self._state = None
+        self._key, self._value = None, _nothing
+
+    def unless_held(self, value: Tensor) -> List[Tensor]:
+        """Return what :meth:`get` gave as a list, empty if it is held here.
+
+        What is not held may be made again for the backward pass.
+        """
+        held = isinstance(self._value, _Held) and self._value() is value
+        return [] if held else [value]
 
     def get(self, quantizer: LCQQuantizer, weight: Tensor,
             training: bool) -> Tensor:
@@ -26,8 +36,9 @@ class KeptWeight:
 
         With gradients, calls share one result until a backward pass reaches
         it or a parameter changes in place. More backward passes may follow,
-        of calls before. In eval mode without gradients it is kept until a
-        parameter changes.
+        of calls before. Only of a layer that was called a second time is it
+        held for more calls; else it lives as long as something uses it. In
+        eval mode without gradients it is held until a parameter changes.
 
         Args:
             quantizer: The weight's quantizer.
@@ -43,25 +54,45 @@ class KeptWeight:
                *((t.data_ptr(), t._version, t.requires_grad)
                  for t in (*parameters, *quantizer._buffers.values())
                  if t is not None))
-        if self._state is not None and self._state[0] == key:
-            return self._state[1]
+        if self._key == key:
+            self._is_shared |= with_grad
+            kept = self._value()
+            if kept is not None:
+                return kept
         # Hooks such as gradient checkpointing's see nothing of this: a call
         # that shares the result saves nothing. Detached, as an operation that
         # saves what it gives would otherwise hold itself.
         with saved_tensors_hooks(torch.detach, _same):
             value = quantizer(weight)
         # Without a backward pass nothing tells of changes through .data.
-        self._state = None
+        self.forget()
         if with_grad and value.requires_grad:
             if getattr(value.grad_fn, 'leaf', None) is not weight:
                 value = _Shared.apply(quantizer, (value, ), *parameters)
             value.register_hook(_Forget(self))
         if value.requires_grad or not with_grad:
-            self._state = key, value
+            self._key = key
+            self._value = (
+                _Held(value)
+                if self._is_shared or not with_grad else weakref.ref(value))
         return value
 
     def __reduce__(self) -> Tuple[type, tuple]:
         return KeptWeight, ()
+
+
+class _Held:
+    """A reference that is not weak."""
+
+    def __init__(self, value: Tensor) -> None:
+        self._value = value
+
+    def __call__(self) -> Tensor:
+        return self._value
+
+
+def _nothing() -> None:
+    return None
 
 
 class _Forget:

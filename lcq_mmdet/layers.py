@@ -128,7 +128,7 @@ class LCQConv2d(QuantizedLayer, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, shape (batch, in, height, width)."""
         x, weight = self.act_quantizer(x), self.quantized_weight()
-        with saving_nothing_of(x):
+        with saving_nothing_of(x, *self._kept.unless_held(weight)):
             return self._conv_forward(x, weight, self.bias)
 
 
@@ -139,7 +139,7 @@ class LCQLinear(QuantizedLayer, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x``, shape (..., in), to shape (..., out)."""
         x, weight = self.act_quantizer(x), self.quantized_weight()
-        with saving_nothing_of(x):
+        with saving_nothing_of(x, *self._kept.unless_held(weight)):
             return F.linear(x, weight, self.bias)
 
 

@@ -15,6 +15,13 @@ from lcq_mmdet import convert_, kernels
 from lcq_mmdet import layers as layers_module
 from lcq_mmdet import mmcv_layers
 from lcq_mmdet.calibration import initialize_, observe
+from lcq_mmdet.kernels import again
+
+
+@pytest.fixture(autouse=True)
+def small_tensors(monkeypatch):
+    """Tensors of any size are made again."""
+    monkeypatch.setattr(again, 'MIN_SIZE', 0)
 
 
 @pytest.fixture
@@ -24,7 +31,7 @@ def keeping(monkeypatch):
     def keep():
         for module in (layers_module, mmcv_layers):
             monkeypatch.setattr(module, 'saving_nothing_of',
-                                lambda y: nullcontext())
+                                lambda *tensors: nullcontext())
 
     return keep
 
@@ -171,3 +178,32 @@ def test_reference_keeps_what_it_gives():
         kernels.use('auto')
     for a, b in zip(found, expected):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('kind', ['wrapper', 'linear'])
+def test_weight_is_made_again_unless_calls_share_it(kind, keeping):
+    _, layer, inputs = make(kind)
+    values = []
+    layer.weight_quantizer.register_forward_hook(
+        lambda module, args, y: values.append(weakref.ref(y)))
+
+    def step(num_calls):
+        layer.zero_grad()
+        values.clear()
+        outs = [layer(*inputs) for _ in range(num_calls)]
+        gc.collect()
+        alive = [value() is not None for value in values]
+        sum(out.square().sum() for out in outs).backward()
+        return alive, [p.grad.clone() for p in layer.parameters()]
+
+    once, first = step(1)
+    assert once == [False]
+    # That calls share it is known from the second call on.
+    twice, separate = step(2)
+    assert twice == [False, True]
+    again_twice, shared = step(2)
+    assert again_twice == [True]
+    keeping()
+    for ours, same in ((first, step(1)[1]), (separate, step(2)[1]),
+                       (shared, step(2)[1])):
+        torch.testing.assert_close(ours, same)

@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from lcq_mmdet.report.memory import peak_memory
+from lcq_mmdet.report.memory import peak_allocation, peak_memory
 
 MB = 2**20
 
@@ -50,6 +50,19 @@ def test_memory_that_was_freed_before_counts_when_taken_again():
         parts = small_parts()
     assert 120 < peak[0] / MB < 180
     assert len(parts) == 2000 and end_of_heap.all()
+
+
+def test_allocations_of_a_call():
+    held = [touched(4)]
+
+    def call():
+        parts = [touched(1) for _ in range(16)]
+        del parts[::2], held[0]
+        parts += [touched(2) for _ in range(8)]
+
+    peak = peak_allocation(call)
+    assert 0 <= peak - (16 - 8 - 4 + 8 * 2) * MB < 4096
+    assert 0 <= peak_allocation(lambda: None) < 4096
 
 
 def test_system_that_does_not_tell(monkeypatch):

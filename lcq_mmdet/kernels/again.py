@@ -1,8 +1,8 @@
-"""Quantized inputs that are not kept for the backward pass, but made again.
+"""Quantized tensors that are not kept for the backward pass, but made again.
 
-What multiplies by a weight saves its input for the backward pass. A float
-layer saves what the activation before it keeps anyway; a quantized layer
-would save the quantized input as well.
+What multiplies an input by a weight saves both for the backward pass. A
+float layer saves what the activation before it keeps anyway, and a
+parameter; a quantized layer would save the quantized values as well.
 """
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Optional, Tuple
@@ -11,22 +11,33 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+#: Below, there is less memory to be gained than time to be lost.
+MIN_SIZE = 2**16
 
-def saving_nothing_of(y: Tensor) -> AbstractContextManager:
-    """Let operations inside save how to make ``y`` again in place of it.
+
+def saving_nothing_of(*tensors: Tensor) -> AbstractContextManager:
+    """Let operations inside save how to make tensors again in place of them.
 
     Args:
-        y: Any tensor. It is made again if its ``grad_fn`` has a function
-            ``again`` that does so from itself, as those of the fused kernels
-            have; others are saved as they are.
+        *tensors: Any tensors. Those of 65,536 values and more are made again
+            if their ``grad_fn`` has a function ``again`` that does so from
+            itself, as those of the fused kernels have; others are saved as
+            they are.
     """
     # torch.compile decides by itself what to make again.
-    if torch.compiler.is_compiling() or not hasattr(y.grad_fn, 'again'):
+    if torch.compiler.is_compiling():
         return nullcontext()
-    node, address = y.grad_fn, y.data_ptr()
+    nodes = {
+        y.data_ptr(): y.grad_fn
+        for y in tensors
+        if y.numel() >= MIN_SIZE and hasattr(y.grad_fn, 'again')
+    }
+    if not nodes:
+        return nullcontext()
 
     def pack(saved: Tensor) -> Any:
-        if saved.data_ptr() != address:
+        node = nodes.get(saved.data_ptr())
+        if node is None:
             # An operation that saves what it gives would hold itself.
             return saved.detach()
         return node, saved.size(), saved.stride()
@@ -38,7 +49,7 @@ def _unpack(packed: Any) -> Tensor:
     if isinstance(packed, Tensor):
         return packed
     node, size, stride = packed
-    # Views of y, too: what is made again is as dense as y was.
+    # Views of a tensor, too: what is made again is as dense as it was.
     with torch.no_grad():
         return node.again(node).as_strided(size, stride)
 

@@ -3,7 +3,7 @@ import os.path as osp
 import tempfile
 import time
 from functools import partial
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict
 
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -15,7 +15,7 @@ from lcq_mmdet.config import QUANTIZERS
 from lcq_mmdet.layers import quantizer_parameters
 from lcq_mmdet.model import apply_lcq, float_config
 
-from .memory import peak_memory
+from .memory import peak_allocation
 
 _CALIBRATION_BATCHES = 8
 
@@ -79,14 +79,12 @@ class TrainingSteps:
             for name, runner in self._runners.items()
         }
 
-    def peak_memory(self) -> Dict[str, Optional[int]]:
-        """Measure the peak memory of a step in bytes, by name."""
-        peaks = {}
-        for name, step in self.calls().items():
-            with peak_memory() as peak:
-                step()
-            peaks[name] = peak[0]
-        return peaks
+    def peak_memory(self) -> Dict[str, int]:
+        """Measure what a step allocates at most in bytes, by name."""
+        return {
+            name: peak_allocation(step)
+            for name, step in self.calls().items()
+        }
 
     def _calibrate(self, model: Any) -> float:
         start = time.perf_counter()
