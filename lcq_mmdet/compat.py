@@ -13,6 +13,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 _FUSED_ON_CPU = digit_version(torch.__version__) >= digit_version('2.4')
+#: As a name of its own from torch 2.3 on.
+is_compiling = getattr(torch.compiler, 'is_compiling', None) or (
+    torch._dynamo.is_compiling)
 _METHODS = {
     HistoryBuffer: ('current', 'max', 'mean', 'min'),
     OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
@@ -58,11 +61,14 @@ def merge_param_groups_(wrapper: Union[OptimWrapper, OptimWrapperDict],
 
     Args:
         wrapper: Wrapper of one optimizer or of several.
-        fused: Parameters that torch's fused implementation updates, where
-            there is one and the settings name none. On the CPU torch would
-            go through them one by one as well, and many are single numbers.
+        fused: Parameters that torch's fused implementation updates on the
+            CPU, where torch would go through them one by one and many are
+            single numbers: float32 ones in a group of their own, with a
+            number for the learning rate, if the settings choose no
+            implementation and torch, from 2.4 on, has this one.
     """
     plain_param_groups_(wrapper)
+    fused = [*fused]
     for optimizer in _optimizers(wrapper):
         # Others, such as sharded ones, may keep groups of their own.
         if type(optimizer).__module__.startswith('torch.optim.'):
@@ -79,26 +85,31 @@ class _MergedGroups:
             id(parameter): parameter
             for parameter in fused
             if _FUSED_ON_CPU and parameter.device.type == 'cpu'
+            # Some of it leaves out values of other types.
+            and parameter.dtype == torch.float32
         }
         self._groups: Optional[List[Dict[str, Any]]] = None
+        self._stepped: List[Tensor] = []
 
     def put(self, optimizer: Optimizer, *_: Any) -> None:
         # They are here already after a step that failed.
         if self._groups is None:
             self._groups = optimizer.param_groups
         merged: Dict[Hashable, Dict[str, Any]] = {}
+        self._stepped = []
         for group in self._groups:
-            # Tensors are not read: each of them equals itself alone.
-            settings = {
-                name: tuple(value) if type(value) is list else value
-                for name, value in group.items() if name != 'params'
-            }
-            parameters, is_new = group['params'], None
+            settings = dict(group)
+            parameters, is_new = settings.pop('params'), None
             if self._takes_fused(group):
                 # SGD takes none together with others before their first step.
                 is_new = not optimizer.state.get(parameters[0])
                 settings['fused'] = True
-            same = merged.setdefault((is_new, *settings.items()),
+                self._stepped += parameters
+            # Tensors are not read: each of them equals itself alone.
+            values = (
+                value if isinstance(value, Hashable) else id(value)
+                for value in settings.values())
+            same = merged.setdefault((is_new, *zip(settings, values)),
                                      dict(settings, params=[]))
             same['params'] += parameters
         optimizer.param_groups = [*merged.values()]
@@ -108,11 +119,16 @@ class _MergedGroups:
         return (len(parameters) == 1 and id(parameters[0]) in self._fused
                 and group.get('fused', False) is None
                 and group.get('foreach', False) is None
+                and not group.get('differentiable')
                 and not isinstance(group['lr'], Tensor))
 
     def take_back(self, optimizer: Optimizer, *_: Any) -> None:
         if self._groups is not None:
             optimizer.param_groups, self._groups = self._groups, None
+        if self._stepped:
+            # The fused step does not tell of its changes, as others do.
+            with torch.no_grad():
+                torch._foreach_add_(self._stepped, 0.)
 
 
 def allow_checkpoint_globals() -> None:

@@ -7,28 +7,26 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
+from lcq_mmdet.compat import is_compiling
 from lcq_mmdet.quantizer import LCQQuantizer
 
 
 class KeptWeight:
-    """The last quantized weight of one layer; copies start without it."""
+    """The last quantized weight of one layer; copies start without it.
+
+    Attributes:
+        held: The quantized weight if it is held here, for more calls.
+    """
 
     def __init__(self) -> None:
+        self.held: Optional[Tensor] = None
         self._key: Optional[tuple] = None
         self._value: Callable[[], Optional[Tensor]] = _nothing
-        self._is_shared = False
+        self._is_shared, self._is_direct = False, True
 
     def forget(self) -> None:
         """Quantize anew next time."""
-        self._key, self._value = None, _nothing
-
-    def unless_held(self, value: Tensor) -> List[Tensor]:
-        """Return what :meth:`get` gave as a list, empty if it is held here.
-
-        What is not held may be made again for the backward pass.
-        """
-        held = isinstance(self._value, _Held) and self._value() is value
-        return [] if held else [value]
+        self.held, self._key, self._value = None, None, _nothing
 
     def get(self, quantizer: LCQQuantizer, weight: Tensor,
             training: bool) -> Tensor:
@@ -46,53 +44,62 @@ class KeptWeight:
             training: Whether the layer is in training mode.
         """
         with_grad = torch.is_grad_enabled()
-        if (training and not with_grad) or torch.compiler.is_compiling():
+        if (training and not with_grad) or is_compiling():
             return quantizer(weight)
         # Not through the module's iterators, which take longer than the rest.
-        parameters = [weight, *quantizer._parameters.values()]
+        parameters = quantizer._parameters.values()
         key = (with_grad, quantizer.bypass,
                *((t.data_ptr(), t._version, t.requires_grad)
-                 for t in (*parameters, *quantizer._buffers.values())
+                 for t in (weight, *parameters, *quantizer._buffers.values())
                  if t is not None))
         if self._key == key:
             self._is_shared |= with_grad
             kept = self._value()
             if kept is not None:
                 return kept
+        self.forget()
+        if not with_grad:
+            value = quantizer(weight)
+        else:
+            value = self._with_graph(quantizer, weight, *parameters)
+            # Without a backward pass nothing tells of changes through .data.
+            if not value.requires_grad:
+                return value
+            value.register_hook(_Forget(self))
+        self._key, self._value = key, weakref.ref(value)
+        if self._is_shared or not with_grad:
+            self.held = value
+        return value
+
+    def _with_graph(self, quantizer: LCQQuantizer, weight: Tensor,
+                    *parameters: Optional[Tensor]) -> Tensor:
+        """Quantize such that no backward pass frees what others need."""
         # Hooks such as gradient checkpointing's see nothing of this: a call
         # that shares the result saves nothing. Detached, as an operation that
         # saves what it gives would otherwise hold itself.
         with saved_tensors_hooks(torch.detach, _same):
-            value = quantizer(weight)
-        # Without a backward pass nothing tells of changes through .data.
-        self.forget()
-        if with_grad and value.requires_grad:
-            if getattr(value.grad_fn, 'leaf', None) is not weight:
-                value = _Shared.apply(quantizer, (value, ), *parameters)
-            value.register_hook(_Forget(self))
-        if value.requires_grad or not with_grad:
-            self._key = key
-            self._value = (
-                _Held(value)
-                if self._is_shared or not with_grad else weakref.ref(value))
-        return value
+            if self._is_direct:
+                value = quantizer(weight)
+                if _is_of_leaf(value, weight):
+                    return value
+                # For all calls from now on: gradient checkpointing compares.
+                self._is_direct = False
+            # The weight's own hooks see its gradient but once.
+            leaf = weight.detach().requires_grad_(weight.requires_grad)
+            value = quantizer(leaf)
+        return _Shared.apply(quantizer, (value, leaf), weight, *parameters)
 
     def __reduce__(self) -> Tuple[type, tuple]:
         return KeptWeight, ()
 
 
-class _Held:
-    """A reference that is not weak."""
-
-    def __init__(self, value: Tensor) -> None:
-        self._value = value
-
-    def __call__(self) -> Tensor:
-        return self._value
-
-
 def _nothing() -> None:
     return None
+
+
+def _is_of_leaf(value: Tensor, weight: Tensor) -> bool:
+    """Check that the graph of ``value`` is one node that nothing frees."""
+    return getattr(value.grad_fn, 'leaf', None) is weight
 
 
 class _Forget:
@@ -115,11 +122,13 @@ class _Shared(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, quantizer: LCQQuantizer, value: Tuple[Tensor],
-                *inputs: Optional[Tensor]) -> Tensor:
-        ctx.quantizer, ctx.value, ctx.inputs = quantizer, value[0], inputs
-        ctx.versions = _versions(inputs)
-        return value[0].detach()
+    def forward(ctx: Any, quantizer: LCQQuantizer,
+                inner: Tuple[Tensor, Tensor], weight: Tensor,
+                *parameters: Optional[Tensor]) -> Tensor:
+        ctx.quantizer, (ctx.value, leaf) = quantizer, inner
+        ctx.inputs = leaf, *parameters
+        ctx.versions = _versions(ctx.inputs)
+        return ctx.value.detach()
 
     @staticmethod
     @once_differentiable

@@ -99,7 +99,7 @@ class QuantizedLayer(nn.Module):
 
     def train(self, mode: bool = True) -> 'QuantizedLayer':
         """Set the mode, and forget the quantized weight."""
-        self._kept.forget()
+        self._kept = KeptWeight()
         return super().train(mode)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
@@ -128,7 +128,7 @@ class LCQConv2d(QuantizedLayer, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, shape (batch, in, height, width)."""
         x, weight = self.act_quantizer(x), self.quantized_weight()
-        with saving_nothing_of(x, *self._kept.unless_held(weight)):
+        with saving_nothing_of(x, weight, but=self._kept.held):
             return self._conv_forward(x, weight, self.bias)
 
 
@@ -139,7 +139,7 @@ class LCQLinear(QuantizedLayer, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x``, shape (..., in), to shape (..., out)."""
         x, weight = self.act_quantizer(x), self.quantized_weight()
-        with saving_nothing_of(x, *self._kept.unless_held(weight)):
+        with saving_nothing_of(x, weight, but=self._kept.held):
             return F.linear(x, weight, self.bias)
 
 

@@ -31,7 +31,7 @@ def keeping(monkeypatch):
     def keep():
         for module in (layers_module, mmcv_layers):
             monkeypatch.setattr(module, 'saving_nothing_of',
-                                lambda *tensors: nullcontext())
+                                lambda *tensors, but=None: nullcontext())
 
     return keep
 
@@ -116,6 +116,37 @@ def test_checkpointing_gives_the_same_gradients(reentrant):
     expected = gradients(lambda m, x: m(x), model, [x])
     assert_equal(expected, gradients(
         lambda m, x: checkpoint(m, x, use_reentrant=reentrant), model, [x]))
+
+
+def test_checkpointing_small_inputs_and_large_weights(monkeypatch):
+    """What is made again does not depend on which call of a step it is."""
+    monkeypatch.undo()
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(256, 8, 1))
+    x = torch.randn(1, 256, 8, 8)
+    assert x.numel() < again.MIN_SIZE < model[0].weight.numel()
+    convert_(model, bits=3, modules=['*'])
+    with observe(model) as observations:
+        model(x)
+    initialize_(model, observations)
+    expected = gradients(lambda m, x: m(x.clone()), model, [x])
+    for _ in range(2):
+        assert_equal(expected, gradients(
+            lambda m, x: checkpoint(m, x.clone(), use_reentrant=False),
+            copy.deepcopy(model), [x]))
+
+
+def test_inference_mode_and_inputs_without_gradient():
+    model, x = make_network()
+    with torch.inference_mode():
+        assert torch.equal(model.eval()(x), model(x))
+    loss = model.train()(x).sum()
+    seen = weakref.ref(x)
+    del x
+    loss.backward()
+    assert seen() is None
 
 
 def test_second_backward_pass_gives_the_same_gradients():

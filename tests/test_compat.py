@@ -3,7 +3,7 @@ import copy
 
 import pytest
 import torch
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from lcq_mmdet.compat import merge_param_groups_
 
@@ -98,10 +98,15 @@ def test_fused_steps(make):
 
 
 @pytest.mark.parametrize('chosen', [
-    dict(foreach=True), dict(fused=False), dict(lr=torch.tensor(0.1))
+    dict(foreach=True), dict(fused=False), dict(lr=torch.tensor(0.1)),
+    dict(differentiable=True), dict(dtype=torch.bfloat16)
 ], ids=str)
-def test_what_settings_choose_is_not_fused(chosen):
-    optimizer = torch.optim.AdamW(make_groups(), **chosen)
+def test_other_choices_are_not_fused(chosen):
+    dtype = chosen.pop('dtype', torch.float32)
+    groups = make_groups()
+    for group in groups:
+        group['params'][0].data = group['params'][0].to(dtype)
+    optimizer = torch.optim.AdamW(groups, **chosen)
     parameters = [group['params'][0] for group in optimizer.param_groups]
     merge_param_groups_(OptimWrapper(optimizer), parameters)
     optimizer.register_step_pre_hook(lambda *_: fused.extend(
@@ -109,6 +114,37 @@ def test_what_settings_choose_is_not_fused(chosen):
     fused = []
     optimizer.step()
     assert fused and not any(fused)
+
+
+def test_fused_steps_of_several_optimizers_tell_of_their_changes():
+    optimizers = [torch.optim.SGD(make_groups(), lr=0.1) for _ in range(2)]
+    parameters = [group['params'][0] for optimizer in optimizers
+                  for group in optimizer.param_groups]
+    merge_param_groups_(
+        OptimWrapperDict(**{
+            str(i): OptimWrapper(optimizer)
+            for i, optimizer in enumerate(optimizers)
+        }), iter(parameters))
+    for optimizer in optimizers:
+        counts = count_groups(optimizer)
+        versions = [p._version for p in parameters]
+        make_steps(optimizer, 1)
+        assert counts == [2]
+        told = [p._version > v for p, v in zip(parameters, versions)]
+        assert sum(told) == 6
+        assert all(g['fused'] is None for g in optimizer.param_groups)
+
+
+def test_settings_of_any_type_are_compared():
+    shared = [0.5]
+    groups = make_groups()[::2]
+    for group, extra in zip(groups, (shared, shared, {})):
+        group['extra'] = extra
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    merge_param_groups_(OptimWrapper(optimizer))
+    counts = count_groups(optimizer)
+    optimizer.step()
+    assert counts == [2]
 
 
 def test_groups_come_back_after_a_step_that_failed():

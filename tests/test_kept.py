@@ -70,6 +70,22 @@ def test_gradients_accumulate_without_a_step(layer, order):
     assert_close(gradients(layer), expected)
 
 
+@pytest.mark.parametrize('options', [
+    dict(), dict(weight_norm='channel'), dict(input_gradient='slopes')
+], ids=str)
+def test_hooks_of_the_weight_see_its_gradient_once(options):
+    layer = LCQConv2d(4, 4, 3, config=QuantizerConfig().updated(options))
+    layer.act_quantizer.initialize_(torch.randn(1000), signed=True)
+    layer.weight_quantizer.initialize_(layer.weight, signed=True)
+    x = torch.randn(2, 4, 5, 5)
+    expected = separately(layer, [x])['weight']
+    layer.weight.register_hook(lambda grad: 2 * grad)
+    for _ in range(3):
+        layer(x).square().sum().backward()
+        torch.testing.assert_close(layer.weight.grad, 2 * expected)
+        layer.zero_grad()
+
+
 @pytest.mark.parametrize('change', ['step', 'data'])
 def test_weight_is_quantized_anew_after_a_step(layer, calls, change):
     x = torch.randn(2, 4, 5, 5)

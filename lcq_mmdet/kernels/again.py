@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from lcq_mmdet.compat import is_compiling
+
 #: Below, there is less memory to be gained than time to be lost.
 MIN_SIZE = 2**16
 
 
-def saving_nothing_of(*tensors: Tensor) -> AbstractContextManager:
+def saving_nothing_of(
+        *tensors: Tensor,
+        but: Optional[Tensor] = None) -> AbstractContextManager:
     """Let operations inside save how to make tensors again in place of them.
 
     Args:
@@ -23,12 +27,14 @@ def saving_nothing_of(*tensors: Tensor) -> AbstractContextManager:
             if their ``grad_fn`` has a function ``again`` that does so from
             itself, as those of the fused kernels have; others are saved as
             they are.
+        but: One of them that is saved as it is. Gradient checkpointing sees
+            as much of the operations with it as without.
     """
     # torch.compile decides by itself what to make again.
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return nullcontext()
     nodes = {
-        y.data_ptr(): y.grad_fn
+        y.data_ptr(): None if y is but else y.grad_fn
         for y in tensors
         if y.numel() >= MIN_SIZE and hasattr(y.grad_fn, 'again')
     }
@@ -57,10 +63,11 @@ def _unpack(packed: Any) -> Tensor:
 def save_input(ctx: Any, x: Tensor) -> None:
     """Save the input of a node.
 
-    A leaf, such as a weight, is kept as it is, and any number of backward
-    passes may go through the node: there is no graph before it to be freed.
+    A leaf that learns, such as a weight, is kept as it is, and any number of
+    backward passes may go through the node: there is no graph before it to be
+    freed.
     """
-    if x.is_leaf:
+    if x.is_leaf and x.requires_grad:
         ctx.leaf, ctx.version = x, x._version
     else:
         ctx.save_for_backward(x)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lcq_mmdet.compat import is_compiling
 from lcq_mmdet.functional import lcq_quantize_reference, num_steps
 
 from . import cpu_loops
@@ -91,5 +92,5 @@ def lcq_quantize_cpu(x: Tensor,
     """
     quantize = (
         lcq_quantize_reference
-        if torch.compiler.is_compiling() else _Quantize.apply)
+        if is_compiling() else _Quantize.apply)
     return quantize(x, clip, theta, bits, signed, offset, normalized)

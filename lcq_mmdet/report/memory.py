@@ -46,18 +46,19 @@ def peak_memory() -> Iterator[List[Optional[int]]]:
 
 
 def peak_allocation(call: Callable[[], Any]) -> int:
-    """Measure what torch allocates in a call at most, beyond what it holds.
+    """Measure what torch allocates in a call, the most at any time.
 
-    On the CPU, too, unlike :func:`peak_memory`: no library's own memory, no
-    gaps between tensors, and the same number each time.
+    On the CPU, too, unlike :func:`peak_memory`: no library's own memory and
+    no gaps between tensors, so the number is the same each time. What is
+    freed of what was there before does not count there.
 
     Returns:
         Peak in bytes.
     """
     if torch.cuda.is_available():
-        with peak_memory() as peak:
+        with peak_memory() as result:
             call()
-        return peak[0] or 0
+        return result[0] or 0
     gc.collect()
     with profile(
             activities=[ProfilerActivity.CPU], profile_memory=True) as record:
@@ -67,9 +68,13 @@ def peak_allocation(call: Callable[[], Any]) -> int:
         record.export_chrome_trace(path)
         with open(path) as file:
             events = json.load(file)['traceEvents']
-    return max((event['args']['Total Allocated']
-                for event in events if event.get('name') == '[memory]'),
-               default=0)
+    total = peak = 0
+    for event in sorted((event for event in events
+                         if event.get('name') == '[memory]'),
+                        key=lambda event: event['ts']):
+        total += event['args']['Bytes']
+        peak = max(peak, total)
+    return peak
 
 
 def _resident(key: str) -> int:
