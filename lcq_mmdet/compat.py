@@ -12,7 +12,9 @@ from mmengine.utils import digit_version
 from torch import Tensor
 from torch.optim import Optimizer
 
-_FUSED_ON_CPU = digit_version(torch.__version__) >= digit_version('2.4')
+_FUSED_ON_CPU = (
+    digit_version(torch.__version__) >= digit_version('2.4')
+    and hasattr(torch.autograd.graph, 'increment_version'))
 #: As a name of its own from torch 2.3 on.
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or (
     torch._dynamo.is_compiling)
@@ -65,7 +67,7 @@ def merge_param_groups_(wrapper: Union[OptimWrapper, OptimWrapperDict],
             CPU, where torch would go through them one by one and many are
             single numbers: float32 ones in a group of their own, with a
             number for the learning rate, if the settings choose no
-            implementation and torch, from 2.4 on, has this one.
+            implementation and torch has this one.
     """
     plain_param_groups_(wrapper)
     fused = [*fused]
@@ -106,9 +108,10 @@ class _MergedGroups:
                 settings['fused'] = True
                 self._stepped += parameters
             # Tensors are not read: each of them equals itself alone.
-            values = (
-                value if isinstance(value, Hashable) else id(value)
-                for value in settings.values())
+            values = [
+                id(value) if type(value).__hash__ is None else value
+                for value in settings.values()
+            ]
             same = merged.setdefault((is_new, *zip(settings, values)),
                                      dict(settings, params=[]))
             same['params'] += parameters
@@ -125,10 +128,10 @@ class _MergedGroups:
     def take_back(self, optimizer: Optimizer, *_: Any) -> None:
         if self._groups is not None:
             optimizer.param_groups, self._groups = self._groups, None
-        if self._stepped:
-            # The fused step does not tell of its changes, as others do.
-            with torch.no_grad():
-                torch._foreach_add_(self._stepped, 0.)
+        # The fused step does not tell of its changes, as others do.
+        for parameter in self._stepped:
+            torch.autograd.graph.increment_version(parameter)
+        self._stepped = []
 
 
 def allow_checkpoint_globals() -> None:
