@@ -35,9 +35,9 @@ class KeptWeight:
         With gradients, calls share one result until a backward pass reaches
         it or a parameter changes in place. More backward passes may follow,
         of calls before; they have the gradient of the values then quantized.
-        Only of a layer that was called a second time is it
-        held for more calls; else it lives as long as something uses it. In
-        eval mode without gradients it is held until a parameter changes.
+        Only of a layer that was called a second time is it held for more
+        calls; else it lives as long as something uses it. In eval mode
+        without gradients it is held until a parameter changes.
 
         Args:
             quantizer: The weight's quantizer.
