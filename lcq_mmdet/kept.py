@@ -1,6 +1,6 @@
 """Quantize a weight once for all calls of its layer."""
 import weakref
-from typing import Any, Callable, Iterable, List, Optional, Tuple
+from typing import Any, Iterable, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -20,13 +20,12 @@ class KeptWeight:
 
     def __init__(self) -> None:
         self.held: Optional[Tensor] = None
-        self._key: Optional[tuple] = None
-        self._value: Callable[[], Optional[Tensor]] = _nothing
+        self._state: Optional[Tuple[tuple, weakref.ref]] = None
         self._is_shared, self._is_direct = False, True
 
     def forget(self) -> None:
         """Quantize anew next time."""
-        self.held, self._key, self._value = None, None, _nothing
+        self.held = self._state = None
 
     def get(self, quantizer: LCQQuantizer, weight: Tensor,
             training: bool) -> Tensor:
@@ -53,9 +52,9 @@ class KeptWeight:
                *((t.data_ptr(), t._version, t.requires_grad)
                  for t in (weight, *parameters, *quantizer._buffers.values())
                  if t is not None))
-        if self._key == key:
+        if self._state is not None and self._state[0] == key:
             self._is_shared |= with_grad
-            kept = self._value()
+            kept = self._state[1]()
             if kept is not None:
                 return kept
         self.forget()
@@ -67,7 +66,7 @@ class KeptWeight:
             if not value.requires_grad:
                 return value
             value.register_hook(_Forget(self))
-        self._key, self._value = key, weakref.ref(value)
+        self._state = key, weakref.ref(value)
         if self._is_shared or not with_grad:
             self.held = value
         return value
@@ -92,10 +91,6 @@ class KeptWeight:
 
     def __reduce__(self) -> Tuple[type, tuple]:
         return KeptWeight, ()
-
-
-def _nothing() -> None:
-    return None
 
 
 def _is_of_leaf(value: Tensor, weight: Tensor) -> bool:

@@ -150,11 +150,18 @@ def lcq_layers(model: nn.Module) -> Iterator[Tuple[str, QuantizedLayer]]:
             yield name, module
 
 
+def lcq_quantizers(
+        model: nn.Module) -> Iterator[Tuple[str, LCQQuantizer]]:
+    """Iterate over all quantizers of a model and their qualified names."""
+    for name, module in model.named_modules():
+        if isinstance(module, LCQQuantizer):
+            yield name, module
+
+
 def quantizer_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
     """Iterate over the parameters of all quantizers of a model."""
-    for _, layer in lcq_layers(model):
-        for _, quantizer in layer.quantizers():
-            yield from quantizer.parameters()
+    for _, quantizer in lcq_quantizers(model):
+        yield from quantizer.parameters()
 
 
 def _in_class(layer: nn.Module, cls: Type[_Layer]) -> _Layer:

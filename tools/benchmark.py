@@ -13,8 +13,8 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
-from lcq_mmdet import LCQQuantizer, QuantizerConfig
 import lcq_mmdet.datasets  # noqa: F401
+from lcq_mmdet import LCQQuantizer, QuantizerConfig
 from lcq_mmdet.cli import check_files, read_config, run_tool
 from lcq_mmdet.config import SIGNED
 from lcq_mmdet.errors import LCQError

@@ -1,5 +1,5 @@
 import time
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -15,8 +15,7 @@ from lcq_mmdet.checkpoint import KeyMatch, match_keys, packed_layers, some
 from lcq_mmdet.compat import merge_param_groups_, plain_param_groups_
 from lcq_mmdet.convert import lcq_layers, unwrap
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.layers import quantizer_parameters
-from lcq_mmdet.quantizer import LCQQuantizer
+from lcq_mmdet.layers import lcq_quantizers, quantizer_parameters
 from lcq_mmdet.report.cost import count_macs
 from lcq_mmdet.report.layers import layer_table
 
@@ -131,7 +130,7 @@ class LCQHook(Hook):
     def _prepare_evaluation(self, runner: Runner) -> None:
         model = unwrap(runner.model)
         if self._is_prepared or all(q.is_initialized
-                                    for _, q in _quantizers(model)):
+                                    for _, q in lcq_quantizers(model)):
             return
         self._check_float(model)
         calibrated = self._calibrate(runner, model)
@@ -166,7 +165,7 @@ class LCQHook(Hook):
         known = {id(p) for group in groups for p in group['params']}
         trained = {
             f'{name}.{key}': parameter
-            for name, quantizer in _quantizers(model)
+            for name, quantizer in lcq_quantizers(model)
             for key, parameter in quantizer.named_parameters()
             if parameter.requires_grad
         }
@@ -180,7 +179,7 @@ class LCQHook(Hook):
 
     def _calibrate(self, runner: Runner, model: nn.Module) -> str:
         """Fill in what is missing, log the layers, say what was done."""
-        quantizers = dict(_quantizers(model))
+        quantizers = dict(lcq_quantizers(model))
         missing = [n for n, q in quantizers.items() if not q.is_initialized]
         num_batches = self.num_batches if missing else 1
         start = time.perf_counter()
@@ -212,12 +211,6 @@ def _check_trainable(packed: List[str]) -> None:
             f'load_from: the checkpoint is a packed one, it has no float '
             f'weight to train of {some(packed)} layers; start from the '
             'checkpoint (.pth) that it was exported from')
-
-
-def _quantizers(model: nn.Module) -> Iterator[Tuple[str, LCQQuantizer]]:
-    for name, module in model.named_modules():
-        if isinstance(module, LCQQuantizer):
-            yield name, module
 
 
 def _forward_batches(runner: Runner, model: nn.Module, num_batches: int,

@@ -15,8 +15,7 @@ from .again import close_saved, open_saved, save_input
 
 def _dense_float(x: Tensor, dense: Tensor) -> Tensor:
     """Return ``x`` in float32 and in the memory format of ``dense``."""
-    if x.dtype != torch.float32:
-        x = x.float()
+    x = _in_type(x, torch.float32)
     if x.stride() == dense.stride():
         return x
     return torch.empty_like(dense, dtype=x.dtype).copy_(x)

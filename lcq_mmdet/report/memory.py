@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, Callable, Iterator, List, Optional
 
 import torch
@@ -68,13 +69,11 @@ def peak_allocation(call: Callable[[], Any]) -> int:
         record.export_chrome_trace(path)
         with open(path) as file:
             events = json.load(file)['traceEvents']
-    total = peak = 0
-    for event in sorted((event for event in events
-                         if event.get('name') == '[memory]'),
-                        key=lambda event: event['ts']):
-        total += event['args']['Bytes']
-        peak = max(peak, total)
-    return peak
+    changes = sorted((event for event in events
+                      if event.get('name') == '[memory]'),
+                     key=lambda event: event['ts'])
+    return max(
+        accumulate((event['args']['Bytes'] for event in changes), initial=0))
 
 
 def _resident(key: str) -> int:
