@@ -1,12 +1,12 @@
 """Learnable companding quantization for mmdetection."""
 from . import export, hooks, kernels
 from .compat import allow_checkpoint_globals
-from .config import QuantizerConfig
-from .convert import ConversionSummary, convert_
+from .conversion.convert import ConversionSummary, convert_
+from .conversion.model import LCQModel, apply_lcq
 from .errors import LCQError
-from .layers import LCQConv2d
-from .model import LCQModel, apply_lcq
-from .quantizer import LCQQuantizer
+from .quantization.config import QuantizerConfig
+from .quantization.layers import LCQConv2d
+from .quantization.quantizer import LCQQuantizer
 from .version import __version__
 
 allow_checkpoint_globals()

@@ -13,8 +13,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 
+from lcq_mmdet.conversion.model import apply_lcq
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.model import apply_lcq
 
 _BITS = ('bits', 'weight_bits', 'act_bits')
 

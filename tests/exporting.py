@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from lcq_mmdet import apply_lcq
-from lcq_mmdet.calibration import initialize_, observe
+from lcq_mmdet.quantization.calibration import initialize_, observe
 
 FILES = dict(RetinaNet='retinanet_r18_toy.py', FasterRCNN='faster-rcnn_r18_toy'
              '.py')

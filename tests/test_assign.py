@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lcq_mmdet import LCQError
-from lcq_mmdet.report.assign import assign_bits, monotone_changes
+from lcq_mmdet.studies.assign import assign_bits, monotone_changes
 
 WIDTHS = (2, 4, 8)
 

@@ -15,8 +15,9 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from lcq_mmdet import LCQError, LCQModel, apply_lcq, convert_
-from lcq_mmdet.config import INITS, QUANTIZERS, SIGNED, WEIGHT_NORMS
-from lcq_mmdet.convert import lcq_layers
+from lcq_mmdet.quantization.config import (INITS, QUANTIZERS, SIGNED,
+                                           WEIGHT_NORMS)
+from lcq_mmdet.quantization.layers import lcq_layers
 
 NUM_EXAMPLES = int(os.environ.get('LCQ_EXAMPLES', 500))
 CHOICES = dict(quantizer=QUANTIZERS, init=INITS, weight_norm=WEIGHT_NORMS,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from exporting import make_config, make_model
 
+from lcq_mmdet.benchmark.timing import interleaved_medians
 from lcq_mmdet.report.tables import ratio_table
-from lcq_mmdet.report.timing import interleaved_medians
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from lcq_mmdet import convert_
-from lcq_mmdet.checkpoint import match_keys, some
+from lcq_mmdet.conversion.checkpoint import match_keys
+from lcq_mmdet.errors import some
 
 
 @pytest.fixture

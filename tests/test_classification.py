@@ -4,7 +4,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from lcq_mmdet.convert import lcq_layers
+from lcq_mmdet.quantization.layers import lcq_layers
 
 EXAMPLE = Path(__file__).parents[1] / 'examples' / 'classification'
 

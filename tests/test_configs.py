@@ -7,9 +7,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
-from lcq_mmdet.convert import lcq_layers
+from lcq_mmdet.conversion.model import float_config
 from lcq_mmdet.datasets import ToyCocoDataset
-from lcq_mmdet.model import float_config
+from lcq_mmdet.quantization.layers import lcq_layers
 
 DETECTORS = {
     'retinanet': (RetinaNet, 'retinanet/retinanet_r50_fpn_1x_coco.py'),

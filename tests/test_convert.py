@@ -5,7 +5,7 @@ from mmcv.cnn.bricks.wrappers import Conv2d as MMCVConv2d
 from torch import nn
 
 from lcq_mmdet import LCQConv2d, LCQError, convert_
-from lcq_mmdet.convert import lcq_layers
+from lcq_mmdet.quantization.layers import lcq_layers
 
 
 def make_model():

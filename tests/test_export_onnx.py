@@ -13,7 +13,7 @@ from lcq_mmdet import LCQError
 from lcq_mmdet.export.graphs import export_onnx, folding, run_graph_in_, writer
 from lcq_mmdet.export.graphs.network import IMAGE, POOLED, DetectorNetwork
 from lcq_mmdet.export.graphs.session import Graph
-from lcq_mmdet.mmcv_layers import LCQConvTranspose2d
+from lcq_mmdet.quantization.mmcv_layers import LCQConvTranspose2d
 
 CASES = {
     'W4A4': dict(),

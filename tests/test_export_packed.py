@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lcq_mmdet import LCQError, convert_
-from lcq_mmdet.convert import lcq_layers
 from lcq_mmdet.export import export_packed, load_packed, writer
 from lcq_mmdet.export.packed import (CODEBOOK, PackedLayer, checksums,
                                      read_metadata, write_metadata)
 from lcq_mmdet.export.stacks import unstack
+from lcq_mmdet.quantization.layers import lcq_layers
 from lcq_mmdet.report.layers import layer_table
 
 LAYER = 'backbone.layer1.0.conv1'

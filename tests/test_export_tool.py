@@ -15,8 +15,8 @@ from mmengine.registry import DATASETS
 from mmengine.runner import CheckpointLoader, Runner
 
 from lcq_mmdet import LCQError
+from lcq_mmdet.conversion.model import float_config
 from lcq_mmdet.export import load_packed
-from lcq_mmdet.model import float_config
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = count()

@@ -10,8 +10,8 @@ from mmengine.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lcq_mmdet import apply_lcq
-from lcq_mmdet.calibration import initialize_, observe
-from lcq_mmdet.convert import lcq_layers
+from lcq_mmdet.quantization.calibration import initialize_, observe
+from lcq_mmdet.quantization.layers import lcq_layers
 from lcq_mmdet.report.cost import count_macs, quantized_share
 
 RESNET = {

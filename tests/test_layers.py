@@ -213,7 +213,7 @@ def test_constant_start_covers_both_signs():
 @pytest.mark.parametrize('distributed', [False, True])
 @pytest.mark.parametrize('signed', [False, True])
 def test_every_parameter_gets_a_gradient(monkeypatch, signed, distributed):
-    monkeypatch.setattr('lcq_mmdet.quantizer.is_distributed',
+    monkeypatch.setattr('lcq_mmdet.quantization.quantizer.is_distributed',
                         lambda: distributed)
     _, layer, x = make_layer(
         torch.randn(2, 4, 9, 9) if signed else torch.rand(2, 4, 9, 9))

@@ -9,8 +9,8 @@ from mmengine.runner import Runner
 from training import assert_equal_states, state_of
 
 from lcq_mmdet import LCQConv2d, LCQError, LCQQuantizer
-from lcq_mmdet.convert import lcq_layers
 from lcq_mmdet.hooks import LCQHook
+from lcq_mmdet.quantization.layers import lcq_layers
 
 
 def train(cfg, **options):

@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from lcq_mmdet.report.memory import peak_allocation, peak_memory
+from lcq_mmdet.benchmark.memory import peak_allocation, peak_memory
 
 MB = 2**20
 

@@ -8,11 +8,10 @@ from mmcv.ops import (DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d,
 from torch import nn
 
 from lcq_mmdet import QuantizerConfig, convert_
-from lcq_mmdet.convert import lcq_layers
 from lcq_mmdet.export import export_packed
 from lcq_mmdet.export.reader import load_packed
-from lcq_mmdet.layers import LCQConv2d, LCQLinear
-from lcq_mmdet.mmcv_layers import QUANTIZED
+from lcq_mmdet.quantization.layers import LCQConv2d, LCQLinear, lcq_layers
+from lcq_mmdet.quantization.mmcv_layers import QUANTIZED
 
 IMAGE = (2, 4, 9, 10)
 OFFSETS, MASKS = (2, 18, 7, 8), (2, 9, 7, 8)

@@ -5,8 +5,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 from lcq_mmdet import LCQError, apply_lcq
-from lcq_mmdet.convert import lcq_layers
-from lcq_mmdet.model import float_config
+from lcq_mmdet.conversion.model import float_config
+from lcq_mmdet.quantization.layers import lcq_layers
 
 
 def build(model):

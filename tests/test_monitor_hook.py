@@ -15,10 +15,10 @@ from torch.utils.checkpoint import checkpoint
 from training import load
 
 from lcq_mmdet import LCQConv2d, LCQError, LCQQuantizer, apply_lcq
-from lcq_mmdet.convert import lcq_layers
+from lcq_mmdet.conversion.model import float_config
 from lcq_mmdet.functional import KERNELS
 from lcq_mmdet.hooks import LCQMonitorHook, monitor_hook
-from lcq_mmdet.model import float_config
+from lcq_mmdet.quantization.layers import lcq_layers
 from lcq_mmdet.report.statistics import QuantizerStatistics
 
 ONE_EPOCH = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 9}

@@ -8,12 +8,12 @@ import torch
 from exporting import make_config, make_model
 
 from lcq_mmdet import LCQQuantizer, QuantizerConfig
-from lcq_mmdet.convert import lcq_layers
 from lcq_mmdet.export.graphs import export_onnx
 from lcq_mmdet.export.graphs.builder import with_outputs
 from lcq_mmdet.export.graphs.grid import Grid, table, weight_step
 from lcq_mmdet.export.graphs.session import Graph
 from lcq_mmdet.functional import round_to_grid
+from lcq_mmdet.quantization.layers import lcq_layers
 
 WEIGHTS = [(norm, signed) for norm in ('std', 'channel', 'centered', 'none')
            for signed in ('offset', 'symmetric')]

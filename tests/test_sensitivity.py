@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from lcq_mmdet import LCQError, apply_lcq
 from lcq_mmdet.report import sensitivity as module
-from lcq_mmdet.report.sensitivity import Sensitivity
+from lcq_mmdet.studies.sensitivity import Sensitivity
 
 
 @pytest.fixture

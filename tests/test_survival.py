@@ -17,8 +17,8 @@ from training import (TinyClassifier, assert_equal_states, load, make_config,
                       state_of, train)
 
 from lcq_mmdet import LCQError, convert_
-from lcq_mmdet.calibration import initialize_, observe
-from lcq_mmdet.convert import lcq_layers
+from lcq_mmdet.quantization.calibration import initialize_, observe
+from lcq_mmdet.quantization.layers import lcq_layers
 
 NO_NORM = {'model.batch_norm': False}
 

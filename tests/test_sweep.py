@@ -9,8 +9,8 @@ import torch
 
 from lcq_mmdet import LCQError, apply_lcq
 from lcq_mmdet.report import sweep as module
-from lcq_mmdet.report.rows import Row, pair_bits, plan
-from lcq_mmdet.report.sweep import Sweep, check_float
+from lcq_mmdet.studies.rows import Row, pair_bits, plan
+from lcq_mmdet.studies.sweep import Sweep, check_float
 
 needs_full = pytest.mark.skipif(
     not os.path.exists('/dev/full'), reason='needs a device that is full')

@@ -15,16 +15,16 @@ from torch._functorch import config as functorch_config
 
 import lcq_mmdet.datasets  # noqa: F401
 from lcq_mmdet import LCQQuantizer, QuantizerConfig
+from lcq_mmdet.benchmark.steps import TrainingSteps
+from lcq_mmdet.benchmark.timing import interleaved_medians
 from lcq_mmdet.cli import check_files, read_config, run_tool
-from lcq_mmdet.config import SIGNED
+from lcq_mmdet.conversion.model import apply_lcq
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import check_bits, lcq_quantize_reference
-from lcq_mmdet.model import apply_lcq
+from lcq_mmdet.quantization.config import SIGNED
 from lcq_mmdet.report.records import write_record
 from lcq_mmdet.report.runs import load_run
-from lcq_mmdet.report.steps import TrainingSteps
 from lcq_mmdet.report.tables import ratio_table
-from lcq_mmdet.report.timing import interleaved_medians
 
 Row = Dict[str, Any]
 
@@ -232,7 +232,7 @@ def benchmark_training(args: argparse.Namespace) -> List[Row]:
 
 
 def benchmark_inference(args: argparse.Namespace) -> List[Row]:
-    from lcq_mmdet.export.inference import Engines
+    from lcq_mmdet.benchmark.engines import Engines
     height, width = args.size
     cases: Dict[str, Config] = {}
     for path in args.config:

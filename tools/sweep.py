@@ -10,13 +10,13 @@ from mmengine.runner import Runner
 
 from lcq_mmdet.cli import (add_launcher_arguments, check_files, join_launcher,
                            load_config, read_config, run_tool)
-from lcq_mmdet.config import QUANTIZERS
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.quantization.config import QUANTIZERS
 from lcq_mmdet.report.plots import plot_detections, plot_levels, plot_map
 from lcq_mmdet.report.records import write_csv, write_markdown, write_record
-from lcq_mmdet.report.rows import pair_bits, plan
-from lcq_mmdet.report.sweep import VARIANTS, Sweep, check_float
 from lcq_mmdet.report.tables import map_table
+from lcq_mmdet.studies.rows import pair_bits, plan
+from lcq_mmdet.studies.sweep import VARIANTS, Sweep, check_float
 
 
 def parse_args() -> argparse.Namespace:

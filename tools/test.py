@@ -10,9 +10,10 @@ from mmengine.config import Config
 
 from lcq_mmdet.cli import (add_runner_arguments, build_runner, check_files,
                            load_config, run_tool)
-from lcq_mmdet.convert import lcq_layers, unwrap
+from lcq_mmdet.conversion.convert import unwrap
+from lcq_mmdet.conversion.model import float_config
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.model import float_config
+from lcq_mmdet.quantization.layers import lcq_layers
 
 EXPORTED = ('.onnx', '.safetensors')
 

@@ -13,11 +13,11 @@ from typing import Any, Dict, Iterator, List, Optional
 import torch
 from rich.progress import track
 
+from lcq_mmdet.benchmark.noise import describe
+from lcq_mmdet.benchmark.zoo import ROOT, check_config, list_configs, zoo_table
 from lcq_mmdet.cli import run_tool
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.report.noise import describe
 from lcq_mmdet.report.records import to_json, write_record, write_text
-from lcq_mmdet.report.zoo import ROOT, check_config, list_configs, zoo_table
 
 # Of a family whose configs need what is not here, so many are tried.
 _TRIES = 3

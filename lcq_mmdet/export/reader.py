@@ -9,7 +9,7 @@ from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lcq_mmdet.checkpoint import PACKED
+from lcq_mmdet.conversion.checkpoint import PACKED
 from lcq_mmdet.errors import LCQError
 
 from .bits import unpack_codes

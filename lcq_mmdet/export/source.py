@@ -6,8 +6,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from lcq_mmdet.building import build_model
-from lcq_mmdet.checkpoint import check_keys, read_checkpoint, state_of
+from lcq_mmdet.conversion.building import build_model
+from lcq_mmdet.conversion.checkpoint import (check_keys, read_checkpoint,
+                                             state_of)
 from lcq_mmdet.errors import LCQError
 
 _NUM_BATCHES = 8

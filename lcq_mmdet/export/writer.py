@@ -6,9 +6,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lcq_mmdet.convert import lcq_layers
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.layers import QuantizedLayer
+from lcq_mmdet.quantization.layers import QuantizedLayer, lcq_layers
 from lcq_mmdet.version import __version__
 
 from .bits import pack_codes

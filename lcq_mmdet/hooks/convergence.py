@@ -6,8 +6,9 @@ import torch
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from lcq_mmdet.convert import lcq_layers, unwrap
+from lcq_mmdet.conversion.convert import unwrap
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.quantization.layers import lcq_layers
 
 
 def is_saved_now(hook: Hook, runner: Runner) -> bool:

@@ -9,13 +9,16 @@ from mmengine.utils import ProgressBar
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lcq_mmdet.calibration import (check_reached, fixed_random_state,
-                                   initialize_, observe, sample_batches)
-from lcq_mmdet.checkpoint import KeyMatch, match_keys, packed_layers, some
 from lcq_mmdet.compat import merge_param_groups_, plain_param_groups_
-from lcq_mmdet.convert import lcq_layers, unwrap
-from lcq_mmdet.errors import LCQError
-from lcq_mmdet.layers import lcq_quantizers, quantizer_parameters
+from lcq_mmdet.conversion.checkpoint import KeyMatch, match_keys, packed_layers
+from lcq_mmdet.conversion.convert import unwrap
+from lcq_mmdet.errors import LCQError, some
+from lcq_mmdet.quantization.calibration import (check_reached,
+                                                fixed_random_state,
+                                                initialize_, observe,
+                                                sample_batches)
+from lcq_mmdet.quantization.layers import (lcq_layers, lcq_quantizers,
+                                           quantizer_parameters)
 from lcq_mmdet.report.cost import count_macs
 from lcq_mmdet.report.layers import layer_table
 

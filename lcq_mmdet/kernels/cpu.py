@@ -8,9 +8,9 @@ from torch.autograd.function import once_differentiable
 
 from lcq_mmdet.compat import is_compiling
 from lcq_mmdet.functional import lcq_quantize_reference, num_steps
+from lcq_mmdet.recompute import close_saved, open_saved, save_input
 
 from . import cpu_loops
-from .again import close_saved, open_saved, save_input
 
 
 def _dense_float(x: Tensor, dense: Tensor) -> Tensor:

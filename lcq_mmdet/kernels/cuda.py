@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.library import custom_op
 
 from lcq_mmdet.functional import deviation
+from lcq_mmdet.recompute import close_saved, open_saved
 
-from .again import close_saved, open_saved
 from .cells import Tables, gradients_from_ramps, level_slopes, make_tables
 
 _FORWARD_TILE = 1024

@@ -6,8 +6,8 @@ from typing import Any, Dict, Iterator, Mapping, NamedTuple
 
 from torch import Tensor, nn
 
-from lcq_mmdet.convert import lcq_layers, weighted_layers
-from lcq_mmdet.layers import QuantizedLayer
+from lcq_mmdet.conversion.convert import weighted_layers
+from lcq_mmdet.quantization.layers import QuantizedLayer, lcq_layers
 
 _FLOAT_BITS = 32
 _PROJECTED = {

@@ -5,8 +5,8 @@ from rich import box
 from rich.table import Table
 from torch import nn
 
-from lcq_mmdet.convert import weighted_layers
-from lcq_mmdet.layers import QuantizedLayer
+from lcq_mmdet.conversion.convert import weighted_layers
+from lcq_mmdet.quantization.layers import QuantizedLayer
 
 from .cost import quantized_share
 from .tables import render

@@ -13,10 +13,11 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from torch import Tensor
 
-from lcq_mmdet.calibration import input_name, observe
-from lcq_mmdet.convert import lcq_layers, unwrap
+from lcq_mmdet.conversion.convert import unwrap
 from lcq_mmdet.functional import compress
-from lcq_mmdet.quantizer import LCQQuantizer
+from lcq_mmdet.quantization.calibration import input_name, observe
+from lcq_mmdet.quantization.layers import lcq_layers
+from lcq_mmdet.quantization.quantizer import LCQQuantizer
 
 from .runs import forward_test_images
 from .tables import group_rows

@@ -9,8 +9,9 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
-from lcq_mmdet.convert import lcq_layers, unwrap
+from lcq_mmdet.conversion.convert import unwrap
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.quantization.layers import lcq_layers
 
 from .cost import Cost, cost, count_macs
 

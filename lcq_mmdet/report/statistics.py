@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lcq_mmdet.functional import sample_stride, slopes_and_knots
-from lcq_mmdet.quantizer import LCQQuantizer
+from lcq_mmdet.quantization.quantizer import LCQQuantizer
 
 _MAX_SAMPLES = 2**15
 

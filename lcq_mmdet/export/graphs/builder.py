@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lcq_mmdet.layers import LCQConv2d
+from lcq_mmdet.quantization.layers import LCQConv2d
 
 from .trace import DOMAIN
 

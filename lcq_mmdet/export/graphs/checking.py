@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.layers import LCQLinear
+from lcq_mmdet.quantization.layers import LCQLinear
 
 from .builder import with_outputs
 from .folding import Affine

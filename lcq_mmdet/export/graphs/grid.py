@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lcq_mmdet.functional import signed_step, unsigned_grid
-from lcq_mmdet.quantizer import LCQQuantizer
+from lcq_mmdet.quantization.quantizer import LCQQuantizer
 
 
 class Grid(NamedTuple):

@@ -9,8 +9,8 @@ from onnx import TensorProto
 from torch import Tensor
 
 from lcq_mmdet.functional import slopes_and_knots
-from lcq_mmdet.layers import LCQConv2d, LCQLinear
-from lcq_mmdet.quantizer import LCQQuantizer
+from lcq_mmdet.quantization.layers import LCQConv2d, LCQLinear
+from lcq_mmdet.quantization.quantizer import LCQQuantizer
 
 from ..codebook import Coded
 from .builder import GraphBuilder, conv_attributes, is_layer, layer_name

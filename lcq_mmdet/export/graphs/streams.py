@@ -4,7 +4,7 @@ from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 import onnx
 from torch import Tensor
 
-from lcq_mmdet.layers import LCQConv2d
+from lcq_mmdet.quantization.layers import LCQConv2d
 
 from .builder import is_layer, layer_name, with_outputs
 from .network import DetectorNetwork

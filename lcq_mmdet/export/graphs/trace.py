@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.layers import LCQConv2d, LCQLinear, lcq_layers
-from lcq_mmdet.levels import LevelQuantizers
+from lcq_mmdet.quantization.layers import LCQConv2d, LCQLinear, lcq_layers
+from lcq_mmdet.quantization.pyramid import LevelQuantizers
 
 from .network import DetectorNetwork
 

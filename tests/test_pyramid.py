@@ -12,10 +12,11 @@ from torch.utils.checkpoint import checkpoint
 from training import state_of
 
 from lcq_mmdet import LCQError, apply_lcq, convert_
-from lcq_mmdet.calibration import check_reached, initialize_, observe
-from lcq_mmdet.convert import lcq_layers
 from lcq_mmdet.export import export_packed
-from lcq_mmdet.levels import LevelQuantizers
+from lcq_mmdet.quantization.calibration import (check_reached, initialize_,
+                                                observe)
+from lcq_mmdet.quantization.layers import lcq_layers
+from lcq_mmdet.quantization.pyramid import LevelQuantizers
 from lcq_mmdet.report.cost import layer_bytes
 
 HEAD = dict(modules=('backbone', 'neck', 'bbox_head'), per_level=True)

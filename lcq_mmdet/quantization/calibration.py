@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from lcq_mmdet.checkpoint import some
-from lcq_mmdet.convert import lcq_layers
-from lcq_mmdet.errors import LCQError
+from lcq_mmdet.errors import LCQError, some
+
+from .layers import lcq_layers
 
 _MAX_SAMPLES = 2**16
 

@@ -14,15 +14,15 @@ from rich import box
 from rich.table import Table
 from torch import distributed, nn
 
-from lcq_mmdet.building import without_weights
-from lcq_mmdet.calibration import initialize_, observe
-from lcq_mmdet.convert import lcq_layers
+from lcq_mmdet.conversion.building import without_weights
+from lcq_mmdet.conversion.model import apply_lcq
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.model import apply_lcq
+from lcq_mmdet.quantization.calibration import initialize_, observe
+from lcq_mmdet.quantization.layers import lcq_layers
+from lcq_mmdet.report.cost import count_macs, quantized_share
+from lcq_mmdet.report.tables import render
 
-from .cost import count_macs, quantized_share
 from .noise import CannotRun, describe, find_forward
-from .tables import render
 
 Row = Dict[str, Any]
 ROOT = osp.join(osp.dirname(mmdet.__file__), '.mim')

@@ -12,10 +12,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lcq_mmdet import convert_, kernels
-from lcq_mmdet import layers as layers_module
-from lcq_mmdet import mmcv_layers
-from lcq_mmdet.calibration import initialize_, observe
 from lcq_mmdet.kernels import again
+from lcq_mmdet.quantization import layers as layers_module
+from lcq_mmdet.quantization import mmcv_layers
+from lcq_mmdet.quantization.calibration import initialize_, observe
 
 
 @pytest.fixture(autouse=True)

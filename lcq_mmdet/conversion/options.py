@@ -1,10 +1,11 @@
 """The arguments of a conversion, checked before there is a model."""
 from typing import Any, Mapping
 
-from lcq_mmdet.config import QuantizerConfig
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import check_bits
-from lcq_mmdet.patterns import check_pattern_types
+from lcq_mmdet.quantization.config import QuantizerConfig
+
+from .patterns import check_pattern_types
 
 
 def check_options(options: Mapping[str, Any]) -> QuantizerConfig:

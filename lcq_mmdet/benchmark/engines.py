@@ -14,18 +14,18 @@ from onnxruntime.quantization import (CalibrationDataReader, QuantType,
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
-from lcq_mmdet.building import build_model, init_weights_, without_weights
-from lcq_mmdet.calibration import initialize_, observe
-from lcq_mmdet.convert import unwrap
-from lcq_mmdet.model import float_config
+from lcq_mmdet.conversion.building import (build_model, init_weights_,
+                                           without_weights)
+from lcq_mmdet.conversion.convert import unwrap
+from lcq_mmdet.conversion.model import float_config
+from lcq_mmdet.export.graphs import export_onnx, run_graph_in_
+from lcq_mmdet.export.graphs.network import DetectorNetwork
+from lcq_mmdet.export.graphs.session import Graph, sums_saturate
+from lcq_mmdet.export.graphs.trace import trace
+from lcq_mmdet.export.source import load_quantized, training_images
+from lcq_mmdet.export.writer import export_packed
+from lcq_mmdet.quantization.calibration import initialize_, observe
 from lcq_mmdet.report.runs import average_precision
-
-from .graphs import export_onnx, run_graph_in_
-from .graphs.network import DetectorNetwork
-from .graphs.session import Graph, sums_saturate
-from .graphs.trace import trace
-from .source import load_quantized, training_images
-from .writer import export_packed
 
 _NUM_IMAGES = 2
 _NUMBERS = count()

@@ -13,16 +13,18 @@ from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lcq_mmdet.calibration import fixed_random_state, sample_batches
-from lcq_mmdet.convert import lcq_layers, unwrap
+from lcq_mmdet.conversion.convert import unwrap
+from lcq_mmdet.conversion.model import apply_lcq, float_config
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.layers import QuantizedLayer
-from lcq_mmdet.model import apply_lcq, float_config
+from lcq_mmdet.quantization.calibration import (fixed_random_state,
+                                                sample_batches)
+from lcq_mmdet.quantization.layers import QuantizedLayer, lcq_layers
+from lcq_mmdet.report.cost import cost, count_macs, layer_bops, layer_bytes
+from lcq_mmdet.report.records import to_json, write_text
+from lcq_mmdet.report.runs import (average_precision, evaluate,
+                                   forward_test_images)
 
 from .claim import claim_work_dir, read_json
-from .cost import cost, count_macs, layer_bops, layer_bytes
-from .records import to_json, write_text
-from .runs import average_precision, evaluate, forward_test_images
 
 CRITERIA = ('loss', 'mAP')
 #: Costs that a budget limits, of :class:`~lcq_mmdet.report.cost.Cost`.

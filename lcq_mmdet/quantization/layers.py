@@ -5,11 +5,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lcq_mmdet.config import QuantizerConfig
-from lcq_mmdet.kept import KeptWeight
-from lcq_mmdet.kernels.again import saving_nothing_of
-from lcq_mmdet.levels import LevelQuantizers
-from lcq_mmdet.quantizer import LCQQuantizer
+from lcq_mmdet.recompute import saving_nothing_of
+
+from .config import QuantizerConfig
+from .kept import KeptWeight
+from .pyramid import LevelQuantizers
+from .quantizer import LCQQuantizer
 
 _Layer = TypeVar('_Layer', bound=nn.Module)
 

@@ -5,12 +5,13 @@ import torch
 from mmengine.dist import broadcast, is_distributed
 from torch import Tensor, nn
 
-from lcq_mmdet.config import QuantizerConfig
 from lcq_mmdet.functional import (MIN_DEVIATION, compress, deviation,
                                   input_slope, lcq_quantize, levels,
                                   lloyd_max_init, lowest_level, mse_init,
                                   num_steps, round_to_grid, sample_stride,
                                   scale_gradient, signed_step, unsigned_grid)
+
+from .config import QuantizerConfig
 
 _MAX_SAMPLES = 2**16
 

@@ -8,10 +8,11 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, OPTIMIZERS
 from torch import nn
 
-from lcq_mmdet.config import QuantizerConfig
-from lcq_mmdet.convert import convert_
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.options import check_options
+from lcq_mmdet.quantization.config import QuantizerConfig
+
+from .convert import convert_
+from .options import check_options
 
 #: Learning rate and decay of the quantizers beside the weights'.
 CUSTOM_KEYS = {

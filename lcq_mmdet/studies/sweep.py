@@ -15,18 +15,18 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.utils import mkdir_or_exist
 
-from lcq_mmdet.building import build_model
-from lcq_mmdet.checkpoint import (match_keys, packed_layers, read_checkpoint,
-                                  some)
-from lcq_mmdet.config import QUANTIZERS
-from lcq_mmdet.errors import LCQError
-from lcq_mmdet.model import apply_lcq, float_config
+from lcq_mmdet.benchmark.memory import peak_memory
+from lcq_mmdet.conversion.building import build_model
+from lcq_mmdet.conversion.checkpoint import (match_keys, packed_layers,
+                                             read_checkpoint)
+from lcq_mmdet.conversion.model import apply_lcq, float_config
+from lcq_mmdet.errors import LCQError, some
+from lcq_mmdet.quantization.config import QUANTIZERS
+from lcq_mmdet.report.records import to_json, write_text
+from lcq_mmdet.report.runs import evaluate, load_run
 
 from .claim import claim_work_dir, read_json
-from .memory import peak_memory
-from .records import to_json, write_text
 from .rows import Row
-from .runs import evaluate, load_run
 
 #: Variants of a sweep that compares quantizers.
 VARIANTS = {name: {'model.quantizer': name} for name in QUANTIZERS}
@@ -62,7 +62,7 @@ class Sweep:
     Args:
         cfg: Config of a float or quantized detector whose ``load_from`` is
             the float checkpoint.
-        rows: What :func:`~lcq_mmdet.report.rows.plan` lists.
+        rows: What :func:`~lcq_mmdet.studies.rows.plan` lists.
         work_dir: Where rows and report go.
         progressive: Whether to start each fine-tuning from the next higher
             bit-width's result, with its clips and thetas, and not from the

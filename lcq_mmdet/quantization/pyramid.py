@@ -3,9 +3,10 @@ from typing import Any, Dict, List
 
 from torch import Tensor, nn
 
-from lcq_mmdet.config import QuantizerConfig
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.quantizer import LCQQuantizer
+
+from .config import QuantizerConfig
+from .quantizer import LCQQuantizer
 
 
 class LevelQuantizers(nn.Module):

@@ -8,12 +8,12 @@ from typing import Any, Callable, Dict
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from lcq_mmdet.building import init_weights_, without_weights
-from lcq_mmdet.calibration import initialize_, observe
 from lcq_mmdet.compat import merge_param_groups_
-from lcq_mmdet.config import QUANTIZERS
-from lcq_mmdet.layers import quantizer_parameters
-from lcq_mmdet.model import apply_lcq, float_config
+from lcq_mmdet.conversion.building import init_weights_, without_weights
+from lcq_mmdet.conversion.model import apply_lcq, float_config
+from lcq_mmdet.quantization.calibration import initialize_, observe
+from lcq_mmdet.quantization.config import QUANTIZERS
+from lcq_mmdet.quantization.layers import quantizer_parameters
 
 from .memory import peak_allocation
 

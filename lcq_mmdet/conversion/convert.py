@@ -6,15 +6,16 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from lcq_mmdet.checkpoint import check_packed
-from lcq_mmdet.config import QuantizerConfig
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.layers import QuantizedLayer, lcq_layers
-from lcq_mmdet.levels import begin_levels, count_levels
-from lcq_mmdet.mmcv_layers import QUANTIZED, LCQConvTranspose2d
-from lcq_mmdet.options import check_options
-from lcq_mmdet.patterns import check_patterns, matches, matching
-from lcq_mmdet.predictors import is_last_layer
+from lcq_mmdet.quantization.config import QuantizerConfig
+from lcq_mmdet.quantization.layers import QuantizedLayer, lcq_layers
+from lcq_mmdet.quantization.mmcv_layers import QUANTIZED, LCQConvTranspose2d
+from lcq_mmdet.quantization.pyramid import begin_levels, count_levels
+
+from .checkpoint import check_packed
+from .options import check_options
+from .patterns import check_patterns, matches, matching
+from .predictors import is_last_layer
 
 #: What is quantized where nothing is asked for, as far as it is there.
 DEFAULT_MODULES = ('backbone', 'neck', '*.backbone', '*.neck')
@@ -63,7 +64,7 @@ def convert_(model: nn.Module,
             the image, keeps the quantizer that calibration gives it: data
             needs no gradient, and the one of the largest map is dear.
         last_layer_bits: Bit-width of weight and input of the layers whose
-            output is a prediction, as :func:`~lcq_mmdet.predictors.
+            output is a prediction, as :func:`~lcq_mmdet.conversion.predictors.
             is_last_layer` tells them; ``None`` treats them as any other.
         exclude: Patterns of what to leave in float all the same.
         overrides: Settings of some layers by pattern, such as

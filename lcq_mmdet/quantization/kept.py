@@ -8,7 +8,8 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
 from lcq_mmdet.compat import is_compiling
-from lcq_mmdet.quantizer import LCQQuantizer
+
+from .quantizer import LCQQuantizer
 
 
 class KeptWeight:

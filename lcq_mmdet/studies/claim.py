@@ -9,8 +9,7 @@ from mmengine.dist import barrier, broadcast_object_list, is_main_process
 from mmengine.utils import mkdir_or_exist
 
 from lcq_mmdet.errors import LCQError
-
-from .records import to_json, write_text
+from lcq_mmdet.report.records import to_json, write_text
 
 
 def claim_work_dir(cfg: Config, work_dir: str, what: str, **options) -> None:

@@ -10,8 +10,9 @@ from mmcv.ops import (DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d,
                       modulated_deform_conv2d)
 from torch import Tensor, nn
 
-from lcq_mmdet.kernels.again import saving_nothing_of
-from lcq_mmdet.layers import LCQConv2d, LCQLinear, QuantizedLayer
+from lcq_mmdet.recompute import saving_nothing_of
+
+from .layers import LCQConv2d, LCQLinear, QuantizedLayer
 
 
 class _OwnForward(QuantizedLayer):

@@ -5,8 +5,8 @@ from typing import Any, Dict, List, Mapping, NamedTuple
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from lcq_mmdet.errors import LCQError
-from lcq_mmdet.layers import lcq_layers
+from lcq_mmdet.errors import LCQError, some
+from lcq_mmdet.quantization.layers import lcq_layers
 
 #: What the metadata of a packed file's state dict keeps its layers under.
 PACKED = 'lcq_packed'
@@ -159,11 +159,3 @@ def match_keys(model: nn.Module, checkpoint: Mapping[str, Any]) -> KeyMatch:
     ]
     return KeyMatch(matched, sorted(own.keys() - set(matched)),
                     sorted(given.keys() - set(matched)))
-
-
-def some(names: List[str], most: int = 3) -> str:
-    """Count names and show a few."""
-    if not names:
-        return '0'
-    shown = ', '.join(names[:most]) + (', ...' if len(names) > most else '')
-    return f'{len(names)} ({shown})'

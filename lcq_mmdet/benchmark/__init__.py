@@ -1,0 +1,1 @@
+"""Time, memory and errors, measured side by side."""

@@ -1,0 +1,1 @@
+"""Many trainings and measurements that make one report."""
