@@ -1,0 +1,39 @@
+"""Flags that commands share with each other and with mmdet's tools."""
+import argparse
+
+from mmengine.config import DictAction
+
+
+def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that all tools share with mmdet's."""
+    parser.add_argument(
+        '--work-dir', help='where logs, checkpoints and results go')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config: key=value pairs such as '
+        'model.exclude="[neck]" train_cfg.max_epochs=2; quote lists and '
+        'leave no space in them')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher')
+    # torch.distributed.launch passes the rank under either name.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the shared flags, and those of a bit-width."""
+    add_launcher_arguments(parser)
+    parser.add_argument(
+        '--bits',
+        type=int,
+        metavar='B',
+        help='quantize weights and inputs to B bits, 2 to 8; works with any '
+        'mmdet config')
+    parser.add_argument(
+        '--weight-bits', type=int, metavar='B', help='bits of weights only')
+    parser.add_argument(
+        '--act-bits', type=int, metavar='B', help='bits of inputs only')

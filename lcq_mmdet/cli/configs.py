@@ -1,0 +1,82 @@
+"""From arguments to a config, and from that to a runner."""
+import argparse
+import os
+import os.path as osp
+
+from mmengine.config import Config
+from mmengine.dist import init_dist, is_distributed
+from mmengine.hub import get_config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from mmengine.utils.dl_utils import set_multi_processing
+
+from lcq_mmdet.conversion.model import apply_lcq
+from lcq_mmdet.errors import LCQError
+
+_BITS = ('bits', 'weight_bits', 'act_bits')
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config that the arguments name and apply their options.
+
+    ``args.config`` is a path or ``mmdet::...``; with a bit-width, the latter
+    starts from mmdet's published checkpoint unless ``load_from`` is set.
+
+    Raises:
+        LCQError: If there is no such config or a bit-width is invalid.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    bits = {key: getattr(args, key) for key in _BITS}
+    bits = {key: value for key, value in bits.items() if value is not None}
+    cfg = read_config(args.config, pretrained=bool(bits))
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    # A sweep has lists of bits, and applies them to copies of the config.
+    if any(isinstance(value, int) for value in bits.values()):
+        cfg = apply_lcq(cfg, **{'bits': None, **bits})
+    cfg.launcher = args.launcher
+    if args.work_dir or not cfg.get('work_dir'):
+        name = osp.splitext(osp.basename(args.config))[0]
+        cfg.work_dir = args.work_dir or osp.join('work_dirs', name)
+    return cfg
+
+
+def read_config(path: str, pretrained: bool = False) -> Config:
+    """Read the config at ``path``, or mmdet's of the name ``mmdet::...``.
+
+    Args:
+        path: Path or name.
+        pretrained: Whether one of mmdet's loads its published checkpoint.
+
+    Raises:
+        LCQError: If there is none.
+    """
+    if '::' not in path:
+        if not osp.isfile(path):
+            raise LCQError(f'config={path!r}: no such file')
+        return Config.fromfile(path)
+    try:
+        cfg = get_config(path, pretrained)
+    except (AssertionError, FileNotFoundError, ValueError) as error:
+        raise LCQError(f'config={path!r}: {error}') from None
+    if pretrained and cfg.get('load_from') is None:
+        cfg.load_from = cfg.pop('model_path')
+    return cfg
+
+
+def join_launcher(cfg: Config) -> None:
+    """Join the other processes of a launcher, as a runner does when built.
+
+    Before that, every process takes itself for the main one.
+    """
+    if cfg.launcher != 'none' and not is_distributed():
+        env_cfg = cfg.get('env_cfg', {})
+        set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)
+        init_dist(cfg.launcher, **env_cfg.get('dist_cfg', {}))
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner that the config asks for."""
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)

@@ -1,0 +1,72 @@
+"""Write a trained low-bit detector to a packed file or an ONNX graph."""
+import argparse
+import os.path as osp
+
+from mmengine.utils import track_iter_progress
+
+from lcq_mmdet.cli import add_runner_arguments, check_files, load_config
+from lcq_mmdet.errors import LCQError
+from lcq_mmdet.export import (export_packed, float_bytes, load_quantized,
+                              size_table, training_images)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='tools/test.py takes either file as it takes a checkpoint, '
+        'init_detector and DetInferencer the packed one.')
+    parser.add_argument('config', help='path of a config, or mmdet::...')
+    parser.add_argument('checkpoint', help='checkpoint of its training')
+    parser.add_argument(
+        '--out',
+        required=True,
+        help='file to write: *.safetensors, a packed checkpoint, or *.onnx, '
+        'a graph for onnxruntime')
+    parser.add_argument(
+        '--half',
+        action='store_true',
+        help='keep what is not quantized in half precision: smaller, results '
+        'are not exactly the same')
+    parser.add_argument(
+        '--int8',
+        choices=['exact', 'relaxed'],
+        help='in an ONNX graph, 8-bit integer arithmetic; inputs of layers '
+        'are their levels, rounded to 8 bits (exact), or any 8 bits, clipped '
+        'as learned (relaxed); training images give the ranges of the rest')
+    add_runner_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    suffix = osp.splitext(args.out)[1]
+    if suffix not in ('.safetensors', '.onnx'):
+        raise LCQError(f'--out={args.out!r}: must end in .safetensors or '
+                       '.onnx')
+    if args.half and suffix == '.onnx':
+        raise LCQError('--half: is for packed checkpoints (.safetensors)')
+    if args.int8 and suffix != '.onnx':
+        raise LCQError('--int8: is for ONNX graphs (.onnx)')
+    cfg = load_config(args)
+    if args.int8:
+        check_files(cfg, ('train_dataloader', ))
+    model, meta = load_quantized(cfg, args.checkpoint)
+    common = (model, args.out, cfg.to_dict(), {
+        key: meta[key]
+        for key in ('dataset_meta', ) if key in meta
+    })
+    if suffix == '.onnx':
+        from lcq_mmdet.export.graphs import export_onnx
+        size = export_onnx(
+            *common,
+            progress=track_iter_progress,
+            int8=args.int8,
+            images=training_images(cfg, model) if args.int8 else ())
+        print(f'\nwritten: {args.out}, {size / 1e6:.3f} MB, '
+              f'{size / float_bytes(model):.3f} of the float model')
+        return
+    sizes = export_packed(
+        *common, half=args.half, progress=track_iter_progress)
+    print(f'\n{size_table(sizes)}\n'
+          f'written: {args.out}, {sizes.ratio:.3f} of the float model, '
+          f'overhead {sizes.overhead:.2%}')
