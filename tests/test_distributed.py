@@ -22,7 +22,7 @@ import torch
 from mmengine.runner import Runner
 
 from lcq_mmdet.hooks import lcq_hook
-from lcq_mmdet.report import sweep
+from lcq_mmdet.studies import sweep
 
 torch.cuda.set_device = lambda device: None
 rank = os.environ['RANK']

@@ -11,8 +11,7 @@ from test_mmcv_layers import ALL, make
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lcq_mmdet import convert_, kernels
-from lcq_mmdet.kernels import again
+from lcq_mmdet import convert_, kernels, recompute
 from lcq_mmdet.quantization import layers as layers_module
 from lcq_mmdet.quantization import mmcv_layers
 from lcq_mmdet.quantization.calibration import initialize_, observe
@@ -20,8 +19,8 @@ from lcq_mmdet.quantization.calibration import initialize_, observe
 
 @pytest.fixture(autouse=True)
 def small_tensors(monkeypatch):
-    """Tensors of any size are made again."""
-    monkeypatch.setattr(again, 'MIN_SIZE', 0)
+    """Tensors of any size are made recompute."""
+    monkeypatch.setattr(recompute, 'MIN_SIZE', 0)
 
 
 @pytest.fixture
@@ -126,7 +125,7 @@ def test_checkpointing_small_inputs_and_large_weights(monkeypatch):
         nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(),
         nn.Conv2d(256, 8, 1))
     x = torch.randn(1, 256, 8, 8)
-    assert x.numel() < again.MIN_SIZE < model[0].weight.numel()
+    assert x.numel() < recompute.MIN_SIZE < model[0].weight.numel()
     convert_(model, bits=3, modules=['*'])
     with observe(model) as observations:
         model(x)

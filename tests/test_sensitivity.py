@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 
 from lcq_mmdet import LCQError, apply_lcq
-from lcq_mmdet.report import sensitivity as module
+from lcq_mmdet.studies import sensitivity as module
 from lcq_mmdet.studies.sensitivity import Sensitivity
 
 

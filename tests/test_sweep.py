@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lcq_mmdet import LCQError, apply_lcq
-from lcq_mmdet.report import sweep as module
+from lcq_mmdet.studies import sweep as module
 from lcq_mmdet.studies.rows import Row, pair_bits, plan
 from lcq_mmdet.studies.sweep import Sweep, check_float
 
