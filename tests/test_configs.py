@@ -23,12 +23,20 @@ def test_config_trains_and_evaluates(path, toy_coco, tmp_path):
     cfg = Config.fromfile(path)
     detector = cfg.model.get('float_type', cfg.model.type)
     cfg.merge_from_dict(tiny_options(toy_coco, detector))
-    for split in ('train', 'val', 'test'):
-        dataset = cfg[f'{split}_dataloader'].dataset
-        dataset.metainfo = ToyCocoDataset.METAINFO
+    for split, folder in (('train', 'train2017'), ('val', 'val2017'),
+                          ('test', 'val2017')):
+        loader = cfg[f'{split}_dataloader']
+        # Around it there may be a RepeatDataset.
+        dataset = loader.dataset.pop('dataset', loader.dataset)
+        dataset.update(
+            data_root=str(toy_coco),
+            ann_file=f'annotations/instances_{folder}.json',
+            data_prefix=dict(img=f'{folder}/'),
+            metainfo=ToyCocoDataset.METAINFO)
         for transform in dataset.pipeline:
             if transform.type == 'Resize':
                 transform.scale = (64, 64)
+        loader.dataset = dataset
     cfg.train_cfg.update(max_epochs=1, val_interval=1)
     cfg.load_from = None
     if 'lcq' in cfg.default_hooks:
@@ -72,14 +80,25 @@ def test_coco_config_is_mmdets_own_but_for_quantization(
           for key in layers}
 
 
+@pytest.mark.parametrize('data', ['toy', 'bccd'])
 @pytest.mark.parametrize('name', DETECTORS)
-def test_toy_config_starts_where_the_float_one_ends(name):
-    float_cfg = Config.fromfile(CONFIGS / f'toy/{name}_r18_toy.py')
-    for bits in (4, 3, 2):
-        cfg = Config.fromfile(CONFIGS / f'toy/{name}_r18_lcq_{bits}bit_toy.py')
-        assert cfg.model.bits == bits
-        assert cfg.load_from == (f'work_dirs/{name}_r18_toy/epoch_'
-                                 f'{float_cfg.train_cfg.max_epochs}.pth')
+def test_small_config_starts_where_the_float_one_ends(name, data):
+    float_cfg = Config.fromfile(CONFIGS / data / f'{name}_r18_{data}.py')
+    paths = [p for p in LEAVES if p.stem.startswith(f'{name}_r18_lcq_')
+             and p.stem.endswith(data)]
+    assert {Config.fromfile(path).model.bits for path in paths} == {4, 3, 2}
+    for path in paths:
+        assert Config.fromfile(path).load_from == (
+            f'work_dirs/{name}_r18_{data}/epoch_'
+            f'{float_cfg.train_cfg.max_epochs}.pth')
+
+
+@pytest.mark.parametrize(
+    'path', [p for p in LEAVES if 'whole' in p.stem], ids=lambda p: p.stem)
+def test_config_of_the_whole_detector_leaves_nothing_in_float(path):
+    init_default_scope('mmdet')
+    model = MODELS.build(Config.fromfile(path).model)
+    assert not model.lcq_summary.left_float
 
 
 def test_metafile_lists_the_coco_configs():

@@ -1,7 +1,7 @@
 _base_ = [
     '../_base_/models/retinanet_r18_toy.py',
     '../_base_/datasets/toy_coco_detection.py',
-    '../_base_/schedules/lcq_toy_2e.py', '../_base_/toy_runtime.py'
+    '../_base_/schedules/lcq_adamw_2e.py', '../_base_/seeded_runtime.py'
 ]
 
 model = dict(type='LCQModel', float_type=_base_.model.type, bits=4)

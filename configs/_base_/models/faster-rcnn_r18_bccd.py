@@ -1,0 +1,3 @@
+_base_ = './faster-rcnn_r18_toy.py'
+
+model = dict(roi_head=dict(bbox_head=dict(num_classes=3)))

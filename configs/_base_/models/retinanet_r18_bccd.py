@@ -1,0 +1,3 @@
+_base_ = './retinanet_r18_toy.py'
+
+model = dict(bbox_head=dict(num_classes=3))

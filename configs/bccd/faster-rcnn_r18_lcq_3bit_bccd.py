@@ -1,0 +1,3 @@
+_base_ = './faster-rcnn_r18_lcq_4bit_bccd.py'
+
+model = dict(bits=3)

@@ -1,0 +1,9 @@
+_base_ = [
+    '../_base_/models/faster-rcnn_r18_bccd.py',
+    '../_base_/datasets/bccd_detection.py',
+    '../_base_/schedules/lcq_adamw_2e.py', '../_base_/seeded_runtime.py'
+]
+
+model = dict(type='LCQModel', float_type=_base_.model.type, bits=4)
+default_hooks = dict(lcq=dict(type='LCQHook'))
+load_from = 'work_dirs/faster-rcnn_r18_bccd/epoch_10.pth'

@@ -1,0 +1,3 @@
+_base_ = './retinanet_r18_lcq_4bit_bccd.py'
+
+model = dict(bits=3)
