@@ -10,7 +10,7 @@ from onnx import TensorProto
 from torch import nn
 
 from lcq_mmdet import LCQError
-from lcq_mmdet.export.graphs import export_onnx, folding, run_graph_in_, writer
+from lcq_mmdet.export.graphs import GraphDetector, export_onnx, folding, writer
 from lcq_mmdet.export.graphs.network import IMAGE, POOLED, DetectorNetwork
 from lcq_mmdet.export.graphs.session import Graph
 from lcq_mmdet.quantization.mmcv_layers import LCQConvTranspose2d
@@ -59,11 +59,11 @@ def test_outputs_are_those_of_torch(name, tmp_path):
     assert size == (tmp_path / 'model.onnx').stat().st_size
     network = DetectorNetwork(model)
     graph = graph_of(tmp_path / 'model.onnx')
+    assert network.outputs == graph.outputs
     for height, width in ((64, 96), (128, 64)):
         image, *pooled = network.example(height, width)
         inputs = (image[:1 if width == 64 else 2], *pooled)
         expected, found = network(*inputs), graph(*inputs)
-        assert network.outputs == graph.outputs
         for one, other in zip(expected, found):
             # Sums are rounded differently, so that here and there a value
             # beside a threshold takes the other level.
@@ -144,6 +144,28 @@ def test_broken_graph_replaces_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize('name', [
+    'detector.bbox_head.retina_cls.weight', 'detector.bbox_head.retina_reg.bias'
+])
+def test_wrong_head_replaces_nothing(name, tmp_path, monkeypatch):
+    """Also what follows the last quantized layer is compared with torch."""
+    cfg, model = calibrated()
+
+    def lower_wrongly(*args):
+        graph = lower(*args)
+        value = next(v for v in graph.graph.initializer if v.name == name)
+        array = onnx.numpy_helper.to_array(value).copy()
+        array.flat[-1] += 1e-2
+        value.CopyFrom(onnx.numpy_helper.from_array(array, name))
+        return graph
+
+    lower = writer.lower
+    monkeypatch.setattr(writer, 'lower', lower_wrongly)
+    with pytest.raises(LCQError, match='^head.[01].[0-4]: differs by'):
+        export(model, cfg, tmp_path / 'model.onnx')
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory):
     path = tmp_path_factory.mktemp('onnx') / 'model.onnx'
@@ -158,11 +180,11 @@ def test_other_config_is_refused(exported):
     other['neck']['num_outs'] += 1
     with pytest.raises(LCQError, match='model.onnx: is of another config: '
                        'model.neck.num_outs is '):
-        run_graph_in_(model, str(path), other)
+        GraphDetector(copy.deepcopy(model), str(path), other)
     other['neck']['num_outs'] -= 1
     other['bits'] = 3
     with pytest.raises(LCQError, match='model.bits is 4 in the file'):
-        run_graph_in_(model, str(path), other)
+        GraphDetector(copy.deepcopy(model), str(path), other)
 
 
 @pytest.mark.parametrize('change, message', [
@@ -190,7 +212,7 @@ def test_altered_files_are_refused(exported, tmp_path, change, message):
     broken = tmp_path / 'broken.onnx'
     broken.write_bytes(data[:len(data) // 2] if change == 'cut' else data)
     with pytest.raises(LCQError, match=f'broken.onnx: .*{message}'):
-        run_graph_in_(model, str(broken), cfg.model.to_dict())
+        GraphDetector(copy.deepcopy(model), str(broken), cfg.model.to_dict())
 
 
 def test_parts_of_two_stages_are_apart(exported):

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from lcq_mmdet.conversion.building import (build_model, init_weights_,
                                            without_weights)
-from lcq_mmdet.conversion.convert import unwrap
 from lcq_mmdet.conversion.model import float_config
-from lcq_mmdet.export.graphs import export_onnx, run_graph_in_
+from lcq_mmdet.export.graphs import export_onnx
 from lcq_mmdet.export.graphs.network import DetectorNetwork
 from lcq_mmdet.export.graphs.session import Graph, sums_saturate
 from lcq_mmdet.export.graphs.trace import trace
@@ -64,7 +63,6 @@ class Engines:
         self._cfg, self._folder, self._size = cfg, folder, size
         network = DetectorNetwork(_random_model(float_config(cfg)))
         self._inputs = self._noise(network)
-        network(*self._inputs)
         self._calls: Dict[str, Callable[..., Any]] = {'torch, float': network}
         path = self._path('onnxruntime, float')
         onnx.save(trace(network), path)
@@ -74,7 +72,6 @@ class Engines:
 
         model, images = self._quantized_model()
         network = DetectorNetwork(model)
-        network(*self._inputs)
         path = osp.join(folder, 'model.safetensors')
         export_packed(model, path, cfg.to_dict())
         self.file_bytes[_TORCH] = osp.getsize(path)
@@ -95,11 +92,13 @@ class Engines:
         cfg = float_config(self._cfg)
         cfg.load_from = None
         for name in _GRAPHS:
-            runner = self._runner(cfg)
-            run_graph_in_(
-                unwrap(runner.model), self._path(name),
-                self._cfg.model.to_dict())
-            metrics[name] = average_precision(runner)
+            graph_cfg = copy.deepcopy(cfg)
+            graph_cfg.model = dict(
+                type='GraphDetector',
+                detector=cfg.model,
+                path=self._path(name),
+                config=self._cfg.model.to_dict())
+            metrics[name] = average_precision(self._runner(graph_cfg))
         return metrics
 
     def calls(self) -> Dict[str, Callable[[], Any]]:

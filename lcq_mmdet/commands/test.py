@@ -78,16 +78,19 @@ def main() -> None:
     check_files(cfg, ('test_dataloader', ))
     model_config = cfg.model.to_dict()
     if is_graph:
+        import lcq_mmdet.export.graphs  # noqa: F401  registers the type
         cfg = float_config(cfg)
         cfg.load_from = None
+        cfg.model = dict(
+            type='GraphDetector',
+            detector=cfg.model,
+            path=args.checkpoint,
+            config=model_config)
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
     if args.tta:
         use_test_time_augmentation(cfg)
     runner = build_runner(cfg)
-    if is_graph:
-        from lcq_mmdet.export.graphs import run_graph_in_
-        run_graph_in_(unwrap(runner.model), args.checkpoint, model_config)
     if (args.checkpoint.endswith('.safetensors')
             and not any(lcq_layers(unwrap(runner.model)))):
         raise LCQError(f'config={args.config!r}: is of a float model, and the '

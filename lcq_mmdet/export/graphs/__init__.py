@@ -8,7 +8,7 @@ except ImportError as error:
     raise LCQError(f'{error.name} is not installed, which ONNX files need: '
                    "pip install 'lcq_mmdet[onnx]'") from None
 
-from .session import run_graph_in_
+from .detector import GraphDetector
 from .writer import export_onnx
 
-__all__ = ['export_onnx', 'run_graph_in_']
+__all__ = ['GraphDetector', 'export_onnx']

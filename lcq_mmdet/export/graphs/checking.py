@@ -17,7 +17,6 @@ from .session import Graph
 from .trace import Layer
 
 _TOLERANCE = 1e-4
-_SIDE = 64
 
 
 class Call(NamedTuple):
@@ -43,7 +42,7 @@ def check_calls(calls: Sequence[Call], written: onnx.ModelProto,
     """
     names = {name for call in calls for name in call[1:3]}
     graph = Graph(*with_outputs(written, sorted(names)), fused=False)
-    inputs = network.example(_SIDE, 2 * _SIDE)
+    inputs = network.example(*network.size[::-1])
     found = dict(zip(graph.outputs, graph(*inputs)))
     for name, x, y, affine, steps in calls:
         layer = layers[name]

@@ -5,6 +5,7 @@ raw. Decoding, suppression and everything else that mmdet does with that is
 left to mmdet. A detector with two stages has a second input, the features
 that mmdet pools for its regions, and the outputs of its second stage.
 """
+from functools import cached_property
 from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
@@ -17,6 +18,9 @@ from lcq_mmdet.errors import LCQError
 IMAGE, POOLED = 'image', 'pooled'
 _FEATURE, _HEAD = 'feature', 'head'
 _SECOND_STAGE = ('second_stage.cls_score', 'second_stage.bbox_pred')
+# The first is large enough for feature pyramids, the second for what shrinks
+# a map to a single pixel by layers without padding, as SSD does.
+_SIZES = ((128, 192), (384, 512))
 
 
 class DetectorNetwork(nn.Module):
@@ -28,9 +32,6 @@ class DetectorNetwork(nn.Module):
 
     Attributes:
         inputs: Names of the inputs.
-        outputs: Names of the outputs: ``head.I.L`` for output I of the dense
-            head at level L, and with a second stage ``feature.L`` and
-            ``second_stage...``; known after the first call.
 
     Raises:
         LCQError: If the detector is of another kind.
@@ -42,7 +43,32 @@ class DetectorNetwork(nn.Module):
         self.detector: Any = detector
         self.has_second_stage = isinstance(detector, TwoStageDetector)
         self.inputs = [IMAGE] + [POOLED] * self.has_second_stage
-        self.outputs: List[str] = []
+
+    @property
+    def outputs(self) -> List[str]:
+        """Names of the outputs.
+
+        ``head.I.L`` is output I of the dense head at level L of the pyramid;
+        with a second stage there are ``feature.L`` and ``second_stage...``.
+        """
+        return self._example[1]
+
+    @property
+    def size(self) -> Tuple[int, int]:
+        """Height and width of a small image that the network can take."""
+        return self._example[0]
+
+    @cached_property
+    def _example(self) -> Tuple[Tuple[int, int], List[str]]:
+        """Find the size of a small image, and what comes out for it."""
+        with torch.no_grad():
+            for size in _SIZES[:-1]:
+                try:
+                    return size, list(self.compute(*self.example(*size)))
+                except RuntimeError:
+                    continue
+            size = _SIZES[-1]
+            return size, list(self.compute(*self.example(*size)))
 
     def example(self, height: int, width: int) -> Tuple[Tensor, ...]:
         """Make inputs for two images of noise, ``height`` by ``width``."""
@@ -58,8 +84,8 @@ class DetectorNetwork(nn.Module):
                     generator=generator))
         return tuple(inputs)
 
-    def forward(self, image: Tensor, *pooled: Tensor) -> Tuple[Tensor, ...]:
-        """Compute the outputs.
+    def compute(self, image: Tensor, *pooled: Tensor) -> Dict[str, Tensor]:
+        """Compute the outputs by name.
 
         Args:
             image: Preprocessed images, shape (batch, 3, height, width).
@@ -76,8 +102,11 @@ class DetectorNetwork(nn.Module):
                 found[f'{_FEATURE}.{level}'] = value
             outputs = self.detector.roi_head.bbox_head(*pooled)
             found.update(zip(_SECOND_STAGE, outputs))
-        self.outputs = list(found)
-        return tuple(found.values())
+        return found
+
+    def forward(self, *inputs: Tensor) -> Tuple[Tensor, ...]:
+        """Compute the outputs in the order of their names."""
+        return tuple(self.compute(*inputs).values())
 
 
 def check_supported(detector: nn.Module) -> None:

@@ -1,13 +1,12 @@
-"""A detector whose network is a graph that onnxruntime runs."""
+"""Graphs that onnxruntime runs."""
 from functools import cache
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Sequence, Set, Tuple
 
 import numpy as np
 import onnx
 import onnx.utils
 import onnxruntime
 import torch
-from google.protobuf.message import DecodeError
 from onnxruntime.capi.onnxruntime_pybind11_state import (Fail, InvalidArgument,
                                                          InvalidGraph,
                                                          InvalidProtobuf,
@@ -17,17 +16,9 @@ from torch import Tensor
 
 from lcq_mmdet.errors import LCQError
 
-from ..files import check_version, checksum, checksum_of_text, from_literal
-from .network import (IMAGE, POOLED, check_supported, dense_head,
-                      dense_outputs, features, second_stage_outputs)
-
-FORMAT = 'lcq_mmdet.onnx'
-VERSION = 1
 ENGINE_ERRORS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf,
                  NotImplemented, RuntimeException)
 _NO_SATURATION = 'session.x64quantprecision'
-# What may differ between the config of a file and the one that it runs with.
-_FREE = ('train_cfg', 'test_cfg', 'init_cfg', 'pretrained')
 
 
 class Graph:
@@ -118,113 +109,3 @@ def _unshare_weights(model: onnx.ModelProto) -> None:
             copied.CopyFrom(weights[name])
             copied.name = node.input[0] = f'{name}/{len(taken)}'
         taken.add(node.input[0])
-
-
-def run_graph_in_(detector: Any, path: str,
-                  config: Mapping[str, Any]) -> Any:
-    """Let a graph compute the network of a detector, in place.
-
-    What the detector's own modules would compute is not computed any more;
-    mmdet does the rest as before.
-
-    Args:
-        detector: A detector of the float model's class, in any state.
-        path: File of ``tools/export.py``.
-        config: The model's part of the config of the quantized detector.
-
-    Returns:
-        The detector.
-
-    Raises:
-        LCQError: If the file cannot be read, is altered, of a newer version
-            or of another config.
-    """
-    check_supported(detector)
-    try:
-        model = onnx.load(path)
-        metadata = {entry.key: entry.value for entry in model.metadata_props}
-        own = _read_metadata(model, metadata)
-        _check_config(own['model'], config)
-        names = [value.name for value in model.graph.output]
-        second = second_stage_outputs(names)
-        first = [name for name in names if name not in second]
-        network = Graph(model, [IMAGE], first)
-        box_head = Graph(model, [POOLED], second) if second else None
-    except (OSError, DecodeError) as error:
-        raise LCQError(f'{path}: is no ONNX file that can be read: '
-                       f'{error}') from None
-    except LCQError as error:
-        raise LCQError(f'{path}: {error}') from None
-
-    def extract_feat(image: Tensor) -> Tuple[Tensor, ...]:
-        values = network(image)
-        found = _Features(features(first, values))
-        found.dense = dense_outputs(first, values)
-        return found
-
-    def forward(feats: '_Features') -> Tuple[List[Tensor], ...]:
-        return feats.dense
-
-    detector.extract_feat = extract_feat
-    dense_head(detector).forward = forward
-    if box_head:
-        detector.roi_head.bbox_head.forward = box_head.__call__
-    return detector
-
-
-class _Features(tuple):
-    """Feature maps, and what the dense head makes of them."""
-    dense: Tuple[List[Tensor], ...]
-
-
-def write_metadata(model: onnx.ModelProto, config: str, meta: str) -> None:
-    """Write what a reader checks into a graph's metadata."""
-    metadata = dict(
-        format=FORMAT,
-        version=str(VERSION),
-        config=config,
-        meta=meta,
-        graph=_graph_checksum(model))
-    metadata['checksum'] = checksum_of_text(metadata)
-    onnx.helper.set_model_props(model, metadata)
-
-
-def _graph_checksum(model: onnx.ModelProto) -> str:
-    return checksum(model.graph.SerializeToString(deterministic=True))
-
-
-def _read_metadata(model: onnx.ModelProto,
-                   metadata: Dict[str, str]) -> Dict[str, Any]:
-    """Return the config of a file after checking the rest."""
-    if metadata.get('format') != FORMAT:
-        raise LCQError('is not a graph of tools/export.py')
-    check_version(metadata, VERSION)
-    if metadata.pop('checksum', None) != checksum_of_text(metadata):
-        raise LCQError('is altered: its metadata do not fit their checksum')
-    if metadata['graph'] != _graph_checksum(model):
-        raise LCQError('is altered: its graph does not fit its checksum')
-    return from_literal(metadata['config'])
-
-
-def _check_config(own: Any, given: Any) -> None:
-    difference = _difference(own, given, 'model')
-    if difference:
-        raise LCQError(f'is of another config: {difference}')
-
-
-def _difference(own: Any, given: Any, key: str) -> Optional[str]:
-    """Describe the first difference of two configs, if there is any."""
-    if isinstance(own, Mapping) and isinstance(given, Mapping):
-        for name in {**own, **given}:
-            if name in _FREE:
-                continue
-            found = _difference(
-                own.get(name), given.get(name), f'{key}.{name}')
-            if found:
-                return found
-        return None
-    if isinstance(own, (list, tuple)) and isinstance(given, (list, tuple)):
-        own, given = list(own), list(given)
-    if own != given:
-        return f'{key} is {own!r:.60} in the file and {given!r:.60}'
-    return None

@@ -22,8 +22,6 @@ DOMAIN = 'lcq'
 # The newest one that torch's exporter writes what it should in.
 _OPSET = 17
 _ERRORS = (RuntimeError, TypeError, ValueError, AttributeError)
-# Large enough that no feature map of a usual detector is a single pixel.
-_HEIGHT, _WIDTH = 128, 192
 
 
 def exportable_layers(model: nn.Module) -> Dict[str, Layer]:
@@ -61,6 +59,7 @@ def trace(network: DetectorNetwork) -> onnx.ModelProto:
         LCQError: If it has an operator that the exporter does not know;
             names the layer.
     """
+    outputs, inputs = network.outputs, network.example(*network.size)
     network = copy.deepcopy(network).requires_grad_(False)
     detector = network.detector
     for name, layer in exportable_layers(detector).items():
@@ -70,16 +69,14 @@ def trace(network: DetectorNetwork) -> onnx.ModelProto:
         parent, _, child = name.rpartition('.')
         opaque = _OpaqueConv if isinstance(layer, LCQConv2d) else _OpaqueLinear
         setattr(detector.get_submodule(parent), child, opaque(name, layer))
-    inputs = network.example(_HEIGHT, _WIDTH)
-    network(*inputs)
     axes = {name: {0: f'{name}_batch'} for name in network.inputs}
     axes[network.inputs[0]].update({2: 'height', 3: 'width'})
-    for name in network.outputs:
+    for name in outputs:
         axes[name] = {0: f'{name}_batch'}
         if not name.startswith('second_stage'):
             axes[name].update({2: f'{name}_height', 3: f'{name}_width'})
     try:
-        return _export(network, inputs, network.inputs, network.outputs, axes)
+        return _export(network, inputs, network.inputs, outputs, axes)
     except _ERRORS as error:
         name, reason = _find_culprit(network, inputs)
         raise LCQError(f'{name}: cannot be exported to ONNX: '

@@ -16,14 +16,14 @@ from ..writer import Progress, check_exportable
 from .builder import is_layer, layer_name, with_outputs
 from .checking import check_calls
 from .integer import IntegerLowering
+from .metadata import write_metadata
 from .network import DetectorNetwork
 from .operators import array, lower
-from .session import Graph, write_metadata
+from .session import Graph
 from .streams import measure_ranges
 from .trace import Layer, exportable_layers, trace
 
 TOLERANCE = 1e-4
-_SIDE = 64
 
 
 @torch.no_grad()
@@ -115,7 +115,8 @@ def _verify(traced: onnx.ModelProto, written: onnx.ModelProto,
         for name in (node.input[0], node.output[0])
     }
     graph = Graph(*with_outputs(written, sorted(inner)))
-    inputs = network.example(_SIDE, 2 * _SIDE)
+    # Of another size than the one that the network was traced with.
+    inputs = network.example(*network.size[::-1])
     found = dict(zip(graph.inputs + graph.outputs, inputs + graph(*inputs)))
 
     def before(name: str, layer: nn.Module, args: Tuple[Tensor]) -> Tensor:
@@ -134,7 +135,7 @@ def _verify(traced: onnx.ModelProto, written: onnx.ModelProto,
         handles += [layer.register_forward_pre_hook(partial(before, name)),
                     layer.register_forward_hook(partial(after, name))]
     try:
-        for name, value in zip(network.outputs, network(*inputs)):
+        for name, value in network.compute(*inputs).items():
             _compare(name, found[name], value)
     finally:
         for handle in handles:

@@ -1,0 +1,98 @@
+"""A detector whose network is a graph."""
+from typing import Any, List, Mapping, Sequence, Tuple, Union
+
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from lcq_mmdet.errors import LCQError
+
+from .metadata import load_graph
+from .network import (IMAGE, POOLED, check_supported, dense_head,
+                      dense_outputs, features, second_stage_outputs)
+from .session import Graph
+
+
+@MODELS.register_module()
+class GraphDetector(BaseModel):
+    """Let a graph compute the network of a detector, and mmdet the rest.
+
+    Args:
+        detector: Config of the float detector, or one that is built; of its
+            modules only what has no weights is used. Its box head is replaced.
+        path: File of ``tools/export.py``.
+        config: The model's part of the config of the quantized detector.
+
+    Raises:
+        LCQError: If the file cannot be read, is altered, of another version
+            or of another config.
+    """
+
+    def __init__(self, detector: Union[nn.Module, Mapping[str, Any]],
+                 path: str, config: Mapping[str, Any]) -> None:
+        if not isinstance(detector, nn.Module):
+            detector = MODELS.build(detector)
+        check_supported(detector)
+        super().__init__(detector.data_preprocessor)
+        self.detector: Any = detector
+        model = load_graph(path, config)
+        names = [value.name for value in model.graph.output]
+        second = second_stage_outputs(names)
+        self._names = [name for name in names if name not in second]
+        self._has_box_head = bool(second)
+        try:
+            self._network = Graph(model, [IMAGE], self._names)
+            if second:
+                self.detector.roi_head.bbox_head = _GraphHead(
+                    self.detector.roi_head.bbox_head,
+                    Graph(model, [POOLED], second))
+        except LCQError as error:
+            raise LCQError(f'{path}: {error}') from None
+
+    def forward(self,
+                inputs: Tensor,
+                data_samples: Sequence[Any],
+                mode: str = 'predict') -> List[Any]:
+        """Detect objects.
+
+        Args:
+            inputs: Preprocessed images, shape (batch, 3, height, width).
+            data_samples: The sample of each image.
+            mode: ``'predict'``.
+
+        Returns:
+            The samples with their predictions.
+
+        Raises:
+            LCQError: If there is another mode.
+        """
+        if mode != 'predict':
+            raise LCQError(f"mode={mode!r}: a graph knows 'predict' only")
+        detector, samples = self.detector, list(data_samples)
+        values = self._network(inputs)
+        results = dense_head(detector).predict_by_feat(
+            *dense_outputs(self._names, values),
+            batch_img_metas=[sample.metainfo for sample in samples],
+            rescale=not self._has_box_head)
+        if self._has_box_head:
+            results = detector.roi_head.predict(
+                features(self._names, values), results, samples, rescale=True)
+        return detector.add_pred_to_datasample(samples, results)
+
+
+class _GraphHead(nn.Module):
+    """A box head whose layers are a graph."""
+
+    def __init__(self, head: nn.Module, graph: Graph) -> None:
+        super().__init__()
+        self._head, self._graph = head, graph
+
+    def forward(self, pooled: Tensor) -> Tuple[Tensor, ...]:
+        """Compute scores and deltas of pooled features of regions."""
+        return self._graph(pooled)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__('_head'), name)
