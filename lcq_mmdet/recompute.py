@@ -1,11 +1,11 @@
-"""Quantized tensors that are not kept for the backward pass, but made again.
+"""Recompute quantized tensors in the backward pass instead of saving them.
 
 What multiplies an input by a weight saves both for the backward pass. A
-float layer saves what the activation before it keeps anyway, and a
+float layer saves what the activation before it saves anyway, and a
 parameter; a quantized layer would save the quantized values as well.
 """
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Optional, Tuple
+from typing import Any, Tuple
 
 import torch
 from torch import Tensor
@@ -17,26 +17,21 @@ from lcq_mmdet.compat import is_compiling
 MIN_SIZE = 2**16
 
 
-def saving_nothing_of(
-        *tensors: Tensor,
-        but: Optional[Tensor] = None) -> AbstractContextManager:
-    """Let operations inside save how to make tensors again in place of them.
+def recomputing(*tensors: Tensor) -> AbstractContextManager:
+    """Let operations inside save how to recompute tensors, and not these.
 
     Args:
-        *tensors: Any tensors. Those of 65,536 values and more are made again
-            if their ``grad_fn`` has a function ``again`` that does so from
-            itself, as those of the fused kernels have; others are saved as
-            they are.
-        but: One of them that is saved as it is. Gradient checkpointing sees
-            as much of the operations with it as without.
+        *tensors: Any tensors. Those of 65,536 values and more are recomputed
+            if their ``grad_fn`` has a function ``recompute`` that does so
+            from itself, as those of the fused kernels have; others are saved.
     """
-    # torch.compile decides by itself what to make again.
+    # torch.compile decides by itself what to recompute.
     if is_compiling():
         return nullcontext()
     nodes = {
-        y.data_ptr(): None if y is but else y.grad_fn
+        y.data_ptr(): y.grad_fn
         for y in tensors
-        if y.numel() >= MIN_SIZE and hasattr(y.grad_fn, 'again')
+        if y.numel() >= MIN_SIZE and hasattr(y.grad_fn, 'recompute')
     }
     if not nodes:
         return nullcontext()
@@ -44,7 +39,7 @@ def saving_nothing_of(
     def pack(saved: Tensor) -> Any:
         node = nodes.get(saved.data_ptr())
         if node is None:
-            # An operation that saves what it gives would hold itself.
+            # An operation that saves its own output would hold itself.
             return saved.detach()
         return node, saved.size(), saved.stride()
 
@@ -55,44 +50,21 @@ def _unpack(packed: Any) -> Tensor:
     if isinstance(packed, Tensor):
         return packed
     node, size, stride = packed
-    # Views of a tensor, too: what is made again is as dense as it was.
+    # Views of a tensor, too: a recomputed tensor is as dense as the first.
     with torch.no_grad():
-        return node.again(node).as_strided(size, stride)
-
-
-def save_input(ctx: Any, x: Tensor) -> None:
-    """Save the input of a node.
-
-    A leaf that learns, such as a weight, is kept as it is, and any number of
-    backward passes may go through the node: there is no graph before it to be
-    freed.
-    """
-    if x.is_leaf and x.requires_grad:
-        ctx.leaf, ctx.version = x, x._version
-    else:
-        ctx.save_for_backward(x)
+        return node.recompute(node).as_strided(size, stride)
 
 
 def open_saved(ctx: Any) -> Tuple[Tensor, ...]:
-    """Return what a node saved, for ``again``; its backward pass follows.
+    """Return what a node saved, to recompute; its backward pass follows.
 
     Gradient checkpointing lets it be opened but once.
     """
-    ctx.opened = _saved(ctx)
+    ctx.opened = ctx.saved_tensors
     return ctx.opened
 
 
 def close_saved(ctx: Any) -> Tuple[Tensor, ...]:
     """Return what a node saved, for its backward pass."""
     opened, ctx.opened = getattr(ctx, 'opened', None), None
-    return _saved(ctx) if opened is None else opened
-
-
-def _saved(ctx: Any) -> Tuple[Tensor, ...]:
-    leaf: Optional[Tensor] = getattr(ctx, 'leaf', None)
-    if leaf is None:
-        return ctx.saved_tensors
-    if leaf._version != ctx.version:
-        raise RuntimeError('a tensor that was quantized has been modified by '
-                           'an inplace operation between forward and backward')
-    return leaf,
+    return ctx.saved_tensors if opened is None else opened

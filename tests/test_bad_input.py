@@ -88,8 +88,8 @@ def wrong_settings(draw):
         return 'init_clip', draw(anything.filter(
             lambda v: not (type(v) in (int, float) and 0 < v < float('inf'))))
     if kind == 'switch':
-        key = draw(st.sampled_from(['learn_ternary_theta', 'per_level']))
-        return key, draw(anything.filter(lambda v: not isinstance(v, bool)))
+        return 'per_level', draw(
+            anything.filter(lambda v: not isinstance(v, bool)))
     key = draw(st.text('abcdefgh_', min_size=1, max_size=12).filter(
         lambda t: t not in ('bits', )))
     return key, draw(anything)
@@ -199,7 +199,6 @@ good_settings = st.fixed_dictionaries({}, optional=dict(
     bits=st.integers(2, 8), weight_bits=st.integers(2, 8),
     act_bits=st.integers(2, 8), num_intervals=st.integers(2, 32),
     init_clip=st.floats(0.1, 10), out_bits=st.sampled_from([None, 8]),
-    learn_ternary_theta=st.booleans(),
     **{key: st.sampled_from(values) for key, values in CHOICES.items()}))
 
 

@@ -13,7 +13,7 @@ from lcq_mmdet.hooks.distill_hook import relative_error
 @pytest.fixture
 def distill_config(lcq_config, float_checkpoint):
     lcq_config.default_hooks.lcq_distill = dict(
-        type='LCQDistillHook', teacher=float_checkpoint, features=1., scores=1.)
+        type='LCQDistillHook', teacher=float_checkpoint, scores=1.)
     lcq_config.train_cfg.update(max_epochs=1, val_interval=1)
     return lcq_config
 

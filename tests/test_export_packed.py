@@ -79,7 +79,6 @@ def test_reloaded_detector_computes_the_same_bits(detector, bits, tmp_path):
 
 @pytest.mark.parametrize('options', [
     dict(weight_norm='channel', bits=3),
-    dict(weight_norm='centered'),
     dict(weight_norm='none', quantizer='uniform'),
     dict(signed_act='symmetric', weight_bits=2, act_bits=5, num_intervals=7),
     dict(modules=['backbone', 'neck', 'bbox_head']),

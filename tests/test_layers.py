@@ -130,16 +130,8 @@ def test_quantized_weight_keeps_the_mean(norm):
     torch.testing.assert_close(mean, layer.weight.mean(), rtol=0.02, atol=0)
 
 
-def test_centering_drops_the_mean():
-    config = QuantizerConfig(weight_bits=8, weight_norm='centered')
-    layer = LCQConv2d(4, 64, 3, config=config)
-    layer.weight.data += 0.5
-    layer.weight_quantizer.initialize_(layer.weight, signed=True)
-    assert layer.quantized_weight().mean().abs() < 0.01
-
-
 @pytest.mark.parametrize('value', [0., 0.3])
-@pytest.mark.parametrize('norm', ['std', 'channel', 'centered', 'none'])
+@pytest.mark.parametrize('norm', ['std', 'channel', 'none'])
 def test_constant_weight_gives_no_nan(value, norm):
     layer = LCQConv2d(4, 8, 3, config=QuantizerConfig(weight_norm=norm))
     layer.weight.data.fill_(value)
@@ -148,8 +140,7 @@ def test_constant_weight_gives_no_nan(value, norm):
     weight.sum().backward()
     assert weight.isfinite().all()
     assert layer.weight.grad.isfinite().all()
-    if norm != 'centered':
-        torch.testing.assert_close(weight, layer.weight)
+    torch.testing.assert_close(weight, layer.weight)
 
 
 def test_non_negative_input_gets_all_levels():
@@ -234,15 +225,6 @@ def test_uniform_quantizer_holds_theta_at_zero():
     for quantizer in (layer.act_quantizer, layer.weight_quantizer):
         assert quantizer.theta.grad is None and not quantizer.theta.any()
         assert quantizer.clip.grad is not None
-
-
-@pytest.mark.parametrize('bits, learned', [(2, False), (3, True)])
-def test_theta_of_ternary_weights_can_be_held(bits, learned):
-    config = QuantizerConfig(
-        weight_bits=bits, signed_weight='symmetric', learn_ternary_theta=False)
-    layer = LCQConv2d(4, 8, 3, config=config)
-    assert layer.weight_quantizer.theta.requires_grad == learned
-    assert layer.act_quantizer.theta.requires_grad
 
 
 def test_state_survives_saving_and_loading():

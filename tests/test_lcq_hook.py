@@ -40,7 +40,7 @@ def test_training_calibrates_learns_and_evaluates(lcq_config, capfd):
     runner = train(lcq_config)
     model = runner.model
     optimizer = runner.optim_wrapper.optimizer
-    assert len(optimizer._optimizer_step_pre_hooks) == 1
+    assert len(optimizer.param_groups) == 3
     assert all(m.act_quantizer.is_initialized and
                m.weight_quantizer.is_initialized for _, m in lcq_layers(model))
     first, last = (

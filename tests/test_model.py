@@ -65,9 +65,7 @@ def test_apply_lcq_does_what_the_mix_in_does(tiny_config, tmp_path):
 _base_ = './base.py'
 model = dict(type='LCQModel', float_type=_base_.model.type, bits=3)
 default_hooks = dict(lcq=dict(type='LCQHook'))
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys={
-    '_quantizer.': dict(decay_mult=0),
-    '_quantizer.theta': dict(lr_mult=10, decay_mult=0)}))
+optim_wrapper = dict(constructor='LCQOptimWrapperConstructor')
 ''')
     applied = apply_lcq(tiny_config, bits=3)
     assert applied.to_dict() == dict(

@@ -15,7 +15,7 @@ from lcq_mmdet.export.graphs.session import Graph
 from lcq_mmdet.functional import round_to_grid
 from lcq_mmdet.quantization.layers import lcq_layers
 
-WEIGHTS = [(norm, signed) for norm in ('std', 'channel', 'centered', 'none')
+WEIGHTS = [(norm, signed) for norm in ('std', 'channel', 'none')
            for signed in ('offset', 'symmetric')]
 
 

@@ -15,7 +15,6 @@ QUANTIZERS = {
     'offset': (dict(), False, True),
     'symmetric': (dict(signed_act='symmetric'), False, True),
     'weight': (dict(), True, True),
-    'weight_centered': (dict(weight_norm='centered'), True, True),
     'weight_plain': (dict(weight_norm='none'), True, True),
     'ternary': (dict(weight_bits=2), True, True),
 }
@@ -43,8 +42,6 @@ def expected_statistics(quantizer, x):
     x = x.double().flatten().tolist()
     clip, theta = quantizer.clip.item(), quantizer.theta.tolist()
     offset, mean, scale = 0., 0., 1.
-    if quantizer.weight_norm == 'centered':
-        mean = sum(x) / len(x)
     if quantizer.weight_norm != 'none':
         center = sum(x) / len(x)
         scale = math.sqrt(sum((v - center)**2 for v in x) / len(x))
@@ -118,7 +115,7 @@ def test_channels_are_normalized_one_by_one():
         assert result[key] == pytest.approx(expected[key])
 
 
-@pytest.mark.parametrize('norm', ['std', 'centered', 'none'])
+@pytest.mark.parametrize('norm', ['std', 'none'])
 def test_large_weight_is_normalized_as_a_whole(norm):
     # Every sample lies in the small part, whose deviation is another one.
     x = torch.full((2**17, ), 50.) * torch.randn(2**17).sign()

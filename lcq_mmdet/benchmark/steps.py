@@ -8,12 +8,11 @@ from typing import Any, Callable, Dict
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from lcq_mmdet.compat import merge_param_groups_
 from lcq_mmdet.conversion.building import init_weights_, without_weights
 from lcq_mmdet.conversion.model import apply_lcq, float_config
+from lcq_mmdet.conversion.optimizer import CONSTRUCTOR
 from lcq_mmdet.quantization.calibration import initialize_, observe
 from lcq_mmdet.quantization.config import QUANTIZERS
-from lcq_mmdet.quantization.layers import quantizer_parameters
 
 from .memory import peak_allocation
 
@@ -38,7 +37,10 @@ class TrainingSteps:
     def __init__(self, cfg: Config, bits: int) -> None:
         self.calibration: Dict[str, float] = {}
         self._runners: Dict[str, Runner] = {}
+        # All with groups of equal settings merged, as one group a parameter
+        # is slower, which is no matter of quantization.
         configs = {'float': float_config(cfg)}
+        configs['float'].optim_wrapper.setdefault('constructor', CONSTRUCTOR)
         for quantizer in QUANTIZERS[::-1]:
             # Else a float detector with frozen stages would train less.
             configs[quantizer] = apply_lcq(
@@ -63,9 +65,6 @@ class TrainingSteps:
         for name, runner in self._runners.items():
             runner.optim_wrapper = runner.build_optim_wrapper(
                 runner.optim_wrapper)
-            # As LCQHook does before training.
-            merge_param_groups_(runner.optim_wrapper,
-                                quantizer_parameters(runner.model))
             init_weights_(runner.model)
             if name != 'float':
                 self.calibration[name] = self._calibrate(runner.model)

@@ -1,6 +1,7 @@
 """Building the model of a config, and giving it random weights."""
 import logging
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Iterator
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -31,10 +32,19 @@ def without_weights(cfg: Any) -> Any:
 
 def init_weights_(model: Any) -> None:
     """Give a model random weights without mmengine's line for each of them."""
+    with without_log():
+        model.init_weights()
+
+
+@contextmanager
+def without_log() -> Iterator[None]:
+    """Log nothing but errors inside, unless the log level is DEBUG."""
     logger = MMLogger.get_current_instance()
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    # Its handlers have the log level; its own lets all pass.
+    if all(h.level != logging.DEBUG for h in logger.handlers):
+        logger.setLevel(logging.ERROR)
     try:
-        model.init_weights()
+        yield
     finally:
         logger.setLevel(level)

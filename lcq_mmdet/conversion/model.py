@@ -2,23 +2,19 @@
 import copy
 import difflib
 import inspect
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Mapping, Optional
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, OPTIMIZERS
+from mmengine.registry import MODELS
 from torch import nn
 
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.config import QuantizerConfig
 
 from .convert import convert_
+from .optimizer import CONSTRUCTOR, CUSTOM_KEYS
 from .options import check_options
 
-#: Learning rate and decay of the quantizers beside the weights'.
-CUSTOM_KEYS = {
-    '_quantizer.': dict(decay_mult=0.),
-    '_quantizer.theta': dict(lr_mult=10., decay_mult=0.),
-}
 _QUANTIZATION_KEYS = (
     'bits', 'modules', 'first_layer_bits', 'last_layer_bits', 'exclude',
     'overrides', 'frozen_stages', 'norm_eval',
@@ -154,27 +150,14 @@ def apply_lcq(cfg: Config, bits: Optional[int] = 4, **options) -> Config:
         cfg.model = dict(
             type='LCQModel', float_type=float_type, **options, **cfg.model)
         cfg.merge_from_dict(
-            dict(
-                default_hooks=dict(lcq=dict(type='LCQHook')),
-                optim_wrapper=dict(
-                    paramwise_cfg=dict(custom_keys=CUSTOM_KEYS))))
-        _state_decay_(cfg.optim_wrapper.get('optimizer'))
+            dict(default_hooks=dict(lcq=dict(type='LCQHook'))))
+        if cfg.get('optim_wrapper'):
+            cfg.optim_wrapper.setdefault('constructor', CONSTRUCTOR)
     imports = cfg.setdefault(
         'custom_imports', dict(imports=[], allow_failed_imports=False))
     if 'lcq_mmdet' not in imports['imports']:
         imports['imports'] = [*imports['imports'], 'lcq_mmdet']
     return cfg
-
-
-def _state_decay_(optimizer: Optional[Dict[str, Any]]) -> None:
-    """Write down the default weight decay, which mmengine cannot multiply."""
-    if optimizer is None or 'weight_decay' in optimizer:
-        return
-    with OPTIMIZERS.switch_scope_and_registry(None) as registry:
-        known = registry.get(optimizer.get('type', ''))
-    parameter = inspect.signature(known).parameters.get('weight_decay')
-    if parameter is not None:
-        optimizer['weight_decay'] = parameter.default
 
 
 def float_config(cfg: Config) -> Config:
@@ -192,6 +175,8 @@ def float_config(cfg: Config) -> Config:
     for key in ('lcq', 'lcq_distill', 'lcq_monitor'):
         cfg.get('default_hooks', {}).pop(key, None)
     optim_wrapper = cfg.get('optim_wrapper') or {}
+    if optim_wrapper.get('constructor') == CONSTRUCTOR:
+        del optim_wrapper['constructor']
     paramwise_cfg = optim_wrapper.get('paramwise_cfg') or {}
     custom_keys = paramwise_cfg.get('custom_keys') or {}
     for key in CUSTOM_KEYS:

@@ -3,13 +3,14 @@ from typing import Any, Dict, List, Optional
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lcq_mmdet.compat import merge_param_groups_, plain_param_groups_
+from lcq_mmdet.compat import plain_param_groups_
 from lcq_mmdet.conversion.checkpoint import KeyMatch, match_keys, packed_layers
 from lcq_mmdet.conversion.convert import unwrap
 from lcq_mmdet.errors import LCQError, some
@@ -17,8 +18,7 @@ from lcq_mmdet.quantization.calibration import (check_reached,
                                                 fixed_random_state,
                                                 initialize_, observe,
                                                 sample_batches)
-from lcq_mmdet.quantization.layers import (lcq_layers, lcq_quantizers,
-                                           quantizer_parameters)
+from lcq_mmdet.quantization.layers import lcq_layers, lcq_quantizers
 from lcq_mmdet.report.cost import count_macs
 from lcq_mmdet.report.layers import layer_table
 
@@ -79,6 +79,7 @@ class LCQHook(Hook):
         # Resuming would miss the optimizer's state before before_train.
         if runner._resume:
             _check_trainable(packed_layers(checkpoint))
+            _check_groups(runner.optim_wrapper, checkpoint)
         self._loaded = match_keys(unwrap(runner.model), checkpoint)
 
     def before_train(self, runner: Runner) -> None:
@@ -92,9 +93,6 @@ class LCQHook(Hook):
         in_optimizer = self._check_optimizer(runner, model)
         if runner.cfg.get('compile'):
             plain_param_groups_(runner.optim_wrapper)
-        else:
-            merge_param_groups_(runner.optim_wrapper,
-                                quantizer_parameters(model))
         calibrated = self._calibrate(runner, model)
         runner.logger.info('\n'.join([
             'LCQ: the run was checked',
@@ -233,10 +231,28 @@ def _forward_batches(runner: Runner, model: nn.Module, num_batches: int,
     return len(batches.dataset)  # type: ignore[arg-type]
 
 
+def _check_groups(wrapper: Any, checkpoint: Dict[str, Any]) -> None:
+    """Raise an ``LCQError`` for an optimizer with other groups."""
+    saved = checkpoint.get('optimizer', {}).get('param_groups')
+    if saved is None or isinstance(wrapper, OptimWrapperDict):
+        return
+    own = wrapper.optimizer.param_groups
+    if [len(g['params']) for g in saved] != [len(g['params']) for g in own]:
+        raise LCQError(
+            f'resume: the optimizer of the checkpoint has {len(saved)} '
+            f'parameter groups and this one {len(own)}; set '
+            'optim_wrapper.constructor as in the run that wrote it '
+            "('DefaultOptimWrapperConstructor' is mmengine's), or start "
+            'again with load_from')
+
+
 def _describe_norms(model: nn.Module) -> str:
+    """Count the layers whose statistics follow, as training sets them."""
+    was_training = model.training
     model.train()
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     trained = sum(norm.training for norm in norms)
+    model.train(was_training)
     return (f'{trained} batch norm layers follow their statistics, '
             f'{len(norms) - trained} keep them')
 

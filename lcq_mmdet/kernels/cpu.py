@@ -1,4 +1,4 @@
-"""The CPU kernel as torch calls it; only the input is kept in between."""
+"""The CPU kernel as torch calls it; only the input is saved in between."""
 from typing import Optional
 
 import numba
@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from lcq_mmdet.compat import is_compiling
 from lcq_mmdet.functional import lcq_quantize_reference, num_steps
-from lcq_mmdet.recompute import close_saved, open_saved, save_input
+from lcq_mmdet.recompute import close_saved, open_saved
 
 from . import cpu_loops
 
@@ -31,7 +31,7 @@ def _use_threads_of_torch() -> None:
         numba.set_num_threads(threads)
 
 
-def _again(ctx) -> Tensor:
+def _recompute(ctx) -> Tensor:
     x, = open_saved(ctx)
     y = torch.empty_like(x, dtype=torch.float32)
     dense = _dense_float(x, y)
@@ -56,8 +56,8 @@ class _Quantize(torch.autograd.Function):
             clip.item(), 0. if offset is None else offset.item(), *ctx.options)
         ctx.dtypes = (theta.dtype, clip.dtype,
                       None if offset is None else offset.dtype)
-        save_input(ctx, x)
-        ctx.again = _again
+        ctx.save_for_backward(x)
+        ctx.recompute = _recompute
         return _in_type(y, x.dtype)
 
     @staticmethod

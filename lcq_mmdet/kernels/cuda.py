@@ -216,10 +216,10 @@ def _(dy, x, clip, offset, intervals, levels, signed):
 def _setup_context(ctx, inputs, output):
     *tensors, ctx.signed = inputs
     ctx.save_for_backward(*tensors)
-    ctx.again = _again
+    ctx.recompute = _recompute
 
 
-def _again(ctx):
+def _recompute(ctx):
     return _quantize(*open_saved(ctx), ctx.signed)
 
 

@@ -7,9 +7,8 @@ from lcq_mmdet.functional import check_bits
 
 QUANTIZERS = ('lcq', 'uniform')
 INITS = ('lloyd_max', 'mse', 'constant')
-WEIGHT_NORMS = ('std', 'channel', 'centered', 'none')
+WEIGHT_NORMS = ('std', 'channel', 'none')
 SIGNED = ('offset', 'symmetric')
-INPUT_GRADIENTS = ('identity', 'slopes')
 
 
 def check_choice(key: str, value: object, choices: Tuple[str, ...]) -> None:
@@ -39,19 +38,11 @@ class QuantizerConfig:
         weight_norm: Limited weight normalization: ``'std'`` quantizes
             w / std(w) and multiplies the scale back; ``'channel'`` does so
             with the standard deviation of each output channel;
-            ``'centered'`` also
-            subtracts the mean and does not restore it (kept for comparison);
             ``'none'`` does neither.
         signed_weight: Levels of a weight: ``'offset'`` has all 2**bits, the
             lowest of them a learned offset; ``'symmetric'`` has 2**bits - 1,
             one of them 0 and the others in pairs of both signs.
         signed_act: Levels of an input with negative values, likewise.
-        learn_ternary_theta: Whether the theta of a symmetric 2-bit weight is
-            learned: with one positive level it moves a threshold and no
-            level.
-        input_gradient: Gradient inside the clip of what is quantized:
-            ``'identity'`` takes companding for the identity; ``'slopes'``
-            follows the slopes of f and f^-1 (in plain torch, for comparison).
         out_bits: Bits of the integers that the levels of weight and input
             are rounded to in addition, so that a layer can be computed in
             them; from ``weight_bits`` and ``act_bits`` to 8. ``None`` leaves
@@ -66,9 +57,13 @@ class QuantizerConfig:
             value and range.
 
     Note:
-        Centering costs a detector its accuracy: 8 bits after calibration
-        gave mAP 0.212 centered, 0.538 not, where float had 0.539 (a small
-        RetinaNet on generated data).
+        The levels of the paper are the symmetric ones. The default is LCQ
+        with the learned offset of LSQ+ (Y. Bhalgat et al., CVPR Workshops
+        2020), which has one level more: benchmarks/README.md compares both.
+        The weight is not centered: where the mean is subtracted and not
+        restored, 8 bits after calibration gave mAP 0.212, and 0.538 without
+        it, where float had 0.539 (a small RetinaNet on generated data);
+        fine-tuning makes up for that.
     """
     weight_bits: int = 4
     act_bits: int = 4
@@ -79,8 +74,6 @@ class QuantizerConfig:
     weight_norm: str = 'std'
     signed_weight: str = 'offset'
     signed_act: str = 'offset'
-    learn_ternary_theta: bool = True
-    input_gradient: str = 'identity'
     out_bits: Optional[int] = None
     per_level: bool = False
 
@@ -92,7 +85,6 @@ class QuantizerConfig:
         check_choice('weight_norm', self.weight_norm, WEIGHT_NORMS)
         check_choice('signed_weight', self.signed_weight, SIGNED)
         check_choice('signed_act', self.signed_act, SIGNED)
-        check_choice('input_gradient', self.input_gradient, INPUT_GRADIENTS)
         if type(self.num_intervals) is not int or self.num_intervals < 2:
             raise LCQError(f'num_intervals={self.num_intervals!r}: must be an '
                            'integer of 2 or more')
@@ -100,10 +92,9 @@ class QuantizerConfig:
                 or not 0 < self.init_clip < float('inf')):
             raise LCQError(f'init_clip={self.init_clip!r}: must be a positive '
                            'number')
-        for key in ('learn_ternary_theta', 'per_level'):
-            if not isinstance(getattr(self, key), bool):
-                raise LCQError(f'{key}={getattr(self, key)!r}: must be True '
-                               'or False')
+        if not isinstance(self.per_level, bool):
+            raise LCQError(f'per_level={self.per_level!r}: must be True or '
+                           'False')
         if self.out_bits is not None:
             check_bits(self.out_bits, 'out_bits')
             for key in ('weight_bits', 'act_bits'):
@@ -111,12 +102,6 @@ class QuantizerConfig:
                     raise LCQError(
                         f'out_bits={self.out_bits!r}: must be None or no less '
                         f'than {key}={getattr(self, key)!r}')
-
-    def learns_theta(self, bits: int, is_weight: bool) -> bool:
-        """Tell whether a quantizer's theta is trained."""
-        ternary = is_weight and bits == 2 and self.signed_weight == 'symmetric'
-        return self.quantizer == 'lcq' and (self.learn_ternary_theta
-                                            or not ternary)
 
     def updated(self, options: Mapping[str, Any],
                 where: str = '') -> 'QuantizerConfig':

@@ -1,14 +1,14 @@
 """The quantized layers, from float ones and back to them."""
-from typing import Any, Iterator, Tuple, Type, TypeVar
+from typing import Any, Dict, Iterator, Optional, Tuple, Type, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lcq_mmdet.recompute import saving_nothing_of
+from lcq_mmdet.compat import is_compiling
+from lcq_mmdet.recompute import recomputing
 
 from .config import QuantizerConfig
-from .kept import KeptWeight
 from .pyramid import LevelQuantizers
 from .quantizer import LCQQuantizer
 
@@ -31,7 +31,7 @@ class QuantizedLayer(nn.Module):
     """
     float_class: Type[nn.Module]
     weight: Tensor
-    _kept: KeptWeight
+    _cached: Optional[Tuple[tuple, Tensor]]
 
     def __init__(self,
                  *args,
@@ -47,7 +47,7 @@ class QuantizedLayer(nn.Module):
             LevelQuantizers(config, num_levels)
             if num_levels > 1 else LCQQuantizer(config, is_weight=False))
         self.weight_quantizer = LCQQuantizer(config, is_weight=True)
-        self._kept = KeptWeight()
+        self._cached = None
 
     @classmethod
     def from_float(cls,
@@ -75,10 +75,20 @@ class QuantizedLayer(nn.Module):
 
         The input is not quantized any more: apply ``act_quantizer`` before.
         """
-        weight = self.quantized_weight().detach()
+        return self.float_layer_with(
+            nn.Parameter(self.quantized_weight().detach()))
+
+    def float_layer_with(self, weight: Tensor) -> nn.Module:
+        """Make a layer of :attr:`float_class` with another weight.
+
+        All else is shared.
+
+        Args:
+            weight: A parameter, or a tensor with a graph.
+        """
         layer = _in_class(self, self.float_class)
-        del layer.act_quantizer, layer.weight_quantizer, layer._kept
-        layer.weight = nn.Parameter(weight)
+        del layer.act_quantizer, layer.weight_quantizer, layer._cached
+        layer._parameters['weight'] = weight  # type: ignore[assignment]
         return layer
 
     def quantizers(self) -> Iterator[Tuple[str, LCQQuantizer]]:
@@ -92,16 +102,27 @@ class QuantizedLayer(nn.Module):
     def quantized_weight(self) -> Tensor:
         """Quantize the weight, any shape.
 
-        Calls share the result until a backward pass reaches it, a parameter
-        changes in place or :meth:`train` is called, in either direction.
+        In eval mode without gradients the result is cached until the weight
+        or its quantizer changes in place, or :meth:`train` is called in
+        either direction.
         """
-        return self._kept.get(self.weight_quantizer, self.weight,
-                              self.training)
+        quantizer = self.weight_quantizer
+        if self.training or torch.is_grad_enabled() or is_compiling():
+            return quantizer(self.weight)
+        tensors = (self.weight, *quantizer.parameters(), *quantizer.buffers())
+        state = (quantizer.bypass,
+                 *((t.data_ptr(), t._version) for t in tensors))
+        if self._cached is None or self._cached[0] != state:
+            self._cached = state, quantizer(self.weight)
+        return self._cached[1]
 
     def train(self, mode: bool = True) -> 'QuantizedLayer':
-        """Set the mode, and forget the quantized weight."""
-        self._kept = KeptWeight()
+        """Set the mode, and clear the cache of the quantized weight."""
+        self._cached = None
         return super().train(mode)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {**self.__dict__, '_cached': None}
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         # A checkpoint that says nothing of packing has the weight in float.
@@ -129,7 +150,7 @@ class LCQConv2d(QuantizedLayer, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, shape (batch, in, height, width)."""
         x, weight = self.act_quantizer(x), self.quantized_weight()
-        with saving_nothing_of(x, weight, but=self._kept.held):
+        with recomputing(x, weight):
             return self._conv_forward(x, weight, self.bias)
 
 
@@ -140,7 +161,7 @@ class LCQLinear(QuantizedLayer, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x``, shape (..., in), to shape (..., out)."""
         x, weight = self.act_quantizer(x), self.quantized_weight()
-        with saving_nothing_of(x, weight, but=self._kept.held):
+        with recomputing(x, weight):
             return F.linear(x, weight, self.bias)
 
 
@@ -157,12 +178,6 @@ def lcq_quantizers(
     for name, module in model.named_modules():
         if isinstance(module, LCQQuantizer):
             yield name, module
-
-
-def quantizer_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Iterate over the parameters of all quantizers of a model."""
-    for _, quantizer in lcq_quantizers(model):
-        yield from quantizer.parameters()
 
 
 def _in_class(layer: nn.Module, cls: Type[_Layer]) -> _Layer:

@@ -1,6 +1,5 @@
 """Quantized layers of mmcv's kinds, and which layer becomes which."""
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Type
+from typing import Dict, Type
 
 import torch
 from mmcv.cnn import ConvAWS2d, ConvWS2d
@@ -10,7 +9,7 @@ from mmcv.ops import (DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d,
                       modulated_deform_conv2d)
 from torch import Tensor, nn
 
-from lcq_mmdet.recompute import saving_nothing_of
+from lcq_mmdet.recompute import recomputing
 
 from .layers import LCQConv2d, LCQLinear, QuantizedLayer
 
@@ -21,18 +20,9 @@ class _OwnForward(QuantizedLayer):
     def forward(self, x: Tensor, *args) -> Tensor:
         """Compute what the float layer does; only ``x`` is quantized."""
         x = self.act_quantizer(x)
-        with self._weight_quantized(), saving_nothing_of(x):
-            return super().forward(x, *args)
-
-    @contextmanager
-    def _weight_quantized(self) -> Iterator[None]:
-        parameters: Dict[str, Any] = self._parameters
-        weight = self.weight
-        parameters['weight'] = self.quantized_weight()
-        try:
-            yield
-        finally:
-            parameters['weight'] = weight
+        layer = self.float_layer_with(self.quantized_weight())
+        with recomputing(x):
+            return layer.forward(x, *args)
 
 
 class LCQConv2dAdaptivePadding(_OwnForward, Conv2dAdaptivePadding):
@@ -78,7 +68,7 @@ class LCQDeformConv2dPack(QuantizedLayer, DeformConv2dPack):
         """Convolve ``x``, shape (batch, in, height, width)."""
         offset, weight = self.conv_offset(x), self.quantized_weight()
         x = self.act_quantizer(x)
-        with saving_nothing_of(x):
+        with recomputing(x):
             return deform_conv2d(x, offset, weight, self.stride, self.padding,
                                  self.dilation, self.groups,
                                  self.deform_groups, False, self.im2col_step)
@@ -95,7 +85,7 @@ class LCQModulatedDeformConv2dPack(QuantizedLayer, ModulatedDeformConv2dPack):
         offset = torch.cat([rows, columns], dim=1)
         mask, weight = mask.sigmoid(), self.quantized_weight()
         x = self.act_quantizer(x)
-        with saving_nothing_of(x):
+        with recomputing(x):
             return modulated_deform_conv2d(
                 x, offset, mask, weight, self.bias, self.stride, self.padding,
                 self.dilation, self.groups, self.deform_groups)

@@ -6,10 +6,10 @@ from mmengine.dist import broadcast, is_distributed
 from torch import Tensor, nn
 
 from lcq_mmdet.functional import (MIN_DEVIATION, compress, deviation,
-                                  input_slope, lcq_quantize, levels,
-                                  lloyd_max_init, lowest_level, mse_init,
-                                  num_steps, round_to_grid, sample_stride,
-                                  scale_gradient, signed_step, unsigned_grid)
+                                  lcq_quantize, levels, lloyd_max_init,
+                                  lowest_level, mse_init, num_steps,
+                                  round_to_grid, sample_stride, signed_step,
+                                  unsigned_grid)
 
 from .config import QuantizerConfig
 
@@ -61,7 +61,7 @@ class LCQQuantizer(nn.Module):
         self.clip = nn.Parameter(torch.ones(()))
         self.theta = nn.Parameter(
             torch.zeros(config.num_intervals),
-            requires_grad=config.learns_theta(self.bits, is_weight))
+            requires_grad=config.quantizer == 'lcq')
         signed = config.signed_weight if is_weight else config.signed_act
         self.register_parameter(
             'offset',
@@ -162,14 +162,6 @@ class LCQQuantizer(nn.Module):
         magnitude = x.abs().amax(dim, keepdim=True).clamp(min=MIN_DEVIATION)
         return torch.where(std > MIN_DEVIATION, std, magnitude)
 
-    def center(self, x: Tensor) -> Tensor:
-        """Subtract the mean where the settings ask for it."""
-        return x - x.mean() if self.weight_norm == 'centered' else x
-
-    def _normalize(self, x: Tensor) -> Tensor:
-        x = self.center(x)
-        return x / self.scale(x)
-
     def magnitude(self, x: Tensor) -> Tensor:
         """Map ``x`` to what is companded, in units of the clip.
 
@@ -180,7 +172,7 @@ class LCQQuantizer(nn.Module):
             |x| where the levels are symmetric, and else x above the offset;
             what is outside [0, 1] is clipped. Shape of ``x``.
         """
-        x = self._normalize(x)
+        x = x / self.scale(x)
         if self.is_symmetric:
             x = x.abs()
         elif self.lowest is not None:
@@ -217,7 +209,7 @@ class LCQQuantizer(nn.Module):
         """
         self.signed.fill_(signed)
         self._read_buffers()
-        x = self._normalize(x).flatten()
+        x = (x / self.scale(x)).flatten()
         stride = sample_stride(len(x), _MAX_SAMPLES)
         self._fit(torch.cat([torch.stack(x.aminmax()), x[::stride]]))
         self.initialized.fill_(True)
@@ -286,7 +278,6 @@ class LCQQuantizer(nn.Module):
             raise RuntimeError(
                 'this quantizer is not initialized: load an LCQ checkpoint, '
                 'or calibrate (LCQHook does before training and testing)')
-        x = self.center(x)
         if self.weight_norm == 'channel':
             values, scale = self.factors(x)
             return scale * values
@@ -299,14 +290,8 @@ class LCQQuantizer(nn.Module):
         if offset is None and self.offset is not None and is_distributed():
             # DDP waits for a gradient of every parameter.
             clip = torch.add(clip, self.offset, alpha=0)
-        given = self.theta, self.bits, self.is_symmetric
-        if self.config.input_gradient == 'slopes':
-            scale = self.scale(x) if normalized else 1
-            x = scale_gradient(
-                x,
-                input_slope(x, clip * scale, *given,
-                            None if offset is None else offset * scale))
-        y = lcq_quantize(x, clip, *given, offset, normalized)
+        y = lcq_quantize(x, clip, self.theta, self.bits, self.is_symmetric,
+                         offset, normalized)
         if self.config.out_bits is None:
             return y
         return self.requantize(y, self.scale(x) if normalized else None)

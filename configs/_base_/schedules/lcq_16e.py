@@ -13,12 +13,8 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
+    constructor='LCQOptimWrapperConstructor',
     optimizer=dict(type='SGD', lr=0.001, momentum=0.9, weight_decay=0.0001),
-    clip_grad=dict(max_norm=6),
-    paramwise_cfg=dict(
-        custom_keys={
-            '_quantizer.': dict(decay_mult=0),
-            '_quantizer.theta': dict(lr_mult=10, decay_mult=0)
-        }))
+    clip_grad=dict(max_norm=6))
 # lr is for 8 GPUs with 2 images each.
 auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -12,10 +12,6 @@ param_scheduler = dict(
     convert_to_iter_based=True)
 optim_wrapper = dict(
     type='OptimWrapper',
+    constructor='LCQOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
-    clip_grad=dict(max_norm=10),
-    paramwise_cfg=dict(
-        custom_keys={
-            '_quantizer.': dict(decay_mult=0),
-            '_quantizer.theta': dict(lr_mult=10, decay_mult=0)
-        }))
+    clip_grad=dict(max_norm=10))

@@ -73,5 +73,5 @@ def weight_step(quantizer: LCQQuantizer, weight: Tensor) -> np.ndarray:
         Step in units of the weight, shape () or (out, 1, 1, 1).
     """
     bits = quantizer.config.out_bits or 8
-    return (quantizer.scale(quantizer.center(weight))
+    return (quantizer.scale(weight)
             * signed_step(*quantizer.range(), bits)).cpu().numpy()

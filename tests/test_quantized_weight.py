@@ -1,4 +1,4 @@
-"""One quantized weight for all calls of a layer, and never a stale one."""
+"""The quantized weight of a layer: its gradients, and never a stale one."""
 import copy
 import pickle
 
@@ -48,12 +48,41 @@ def assert_close(ours, same):
         torch.testing.assert_close(ours[name], grad, msg=name)
 
 
-def test_calls_of_a_step_share_the_weight(layer, calls):
+def test_calls_in_evaluation_share_the_weight(layer, calls):
+    layer.eval()
+    x = torch.randn(2, 4, 5, 5)
+    with torch.no_grad():
+        assert torch.equal(layer(x), layer(x))
+    assert len(calls) == 1
+    assert layer(x).requires_grad and len(calls) == 2
+
+
+@pytest.mark.parametrize('change', [
+    lambda layer: layer.weight.neg_(),
+    lambda layer: layer.weight_quantizer.clip.mul_(2),
+    lambda layer: layer.weight_quantizer.offset.add_(1),
+    lambda layer: layer.load_state_dict(
+        {k: -v if k == 'weight' else v
+         for k, v in layer.state_dict().items()}),
+    lambda layer: layer.double(),
+    lambda layer: setattr(layer.weight_quantizer, 'bypass', True),
+    # As averages of weights are swapped in, before eval() is called.
+    lambda layer: (layer.weight.data.neg_(), layer.eval()),
+], ids=['weight', 'clip', 'offset', 'load', 'dtype', 'bypass', 'swap'])
+@torch.no_grad()
+def test_cached_weight_is_never_stale(layer, change):
+    layer.eval()
+    before = layer.quantized_weight()
+    change(layer)
+    after = layer.quantized_weight()
+    assert torch.equal(after, layer.weight_quantizer(layer.weight))
+    assert after.dtype != before.dtype or not torch.equal(after, before)
+
+
+def test_shared_layer_has_the_gradients_of_all_its_calls(layer):
     inputs = torch.randn(3, 2, 4, 5, 5)
     expected = separately(layer, inputs)
-    calls.clear()
     sum(layer(x).square().sum() for x in inputs).backward()
-    assert len(calls) == 1
     assert_close(gradients(layer), expected)
 
 
@@ -71,7 +100,7 @@ def test_gradients_accumulate_without_a_step(layer, order):
 
 
 @pytest.mark.parametrize('options', [
-    dict(), dict(weight_norm='channel'), dict(input_gradient='slopes')
+    dict(), dict(weight_norm='channel'), dict(out_bits=8)
 ], ids=str)
 def test_hooks_of_the_weight_see_its_gradient_once(options):
     layer = LCQConv2d(4, 4, 3, config=QuantizerConfig().updated(options))
