@@ -188,5 +188,5 @@ def test_wrong_wiring_is_refused(check):
                          for name in ('retina_cls', 'retina_reg'))
         scores.input[0] = boxes.input[0]
 
-    with pytest.raises(LCQError, match='^head.0.0: differs by'):
+    with pytest.raises(LCQError, match='^bbox_head.retina_cls: differs by'):
         check(change)

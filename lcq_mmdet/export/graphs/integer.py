@@ -13,17 +13,18 @@ that are added, pooled, resized, or read by several layers or by one without
 a quantizer, and outputs.
 """
 from math import gcd
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Dict, List, Mapping, Tuple
 
 import numpy as np
 import onnx
 import torch
 
 from .builder import GraphBuilder, is_layer, layer_name
-from .folding import Affine, WeightWriter, read_affine
+from .folding import WeightWriter, read_affine
 from .grid import Grid, bounds, table
 from .layers import Layer, input_quantizer
 from .operators import apply, look_up
+from .plan import Call, IntegerGraph, Stream
 from .streams import SAME_GRID, Maps, Ranges
 
 MODES = ('exact', 'relaxed')
@@ -31,50 +32,6 @@ _OPSET = 21
 ENGINES = ('onnxruntime', 'openvino')
 _INT32 = 2**31 - 1
 _MOST_ROWS = 16
-
-
-class Call(NamedTuple):
-    """A call of a layer.
-
-    Attributes:
-        layer: Name of the layer.
-        source: Map of the traced graph that it reads.
-        made: Map of the traced graph that it makes, folded parts included.
-        input: Value that is its 8-bit input.
-        output: Value that is what it makes.
-        weight: Names of codes and steps of its weight.
-        bias: Those of its bias; none where it is in float.
-        affine: Batch normalization that is folded in, if any is.
-    """
-    layer: str
-    source: str
-    made: str
-    input: str
-    output: str
-    weight: Tuple[str, str]
-    bias: Optional[Tuple[str, str]]
-    affine: Optional[Affine]
-
-
-class Stream(NamedTuple):
-    """A map on a grid, and the name of its codes in the graph."""
-    codes: str
-    grid: Grid
-
-
-class IntegerGraph(NamedTuple):
-    """A graph in 8-bit arithmetic.
-
-    Attributes:
-        model: The graph.
-        mode: ``'exact'`` or ``'relaxed'``.
-        calls: All calls of its layers.
-        streams: Maps of the traced graph that have a grid of their own.
-    """
-    model: onnx.ModelProto
-    mode: str
-    calls: List[Call]
-    streams: Dict[str, Stream]
 
 
 class IntegerLowering:
