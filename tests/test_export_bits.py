@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from lcq_mmdet.export import bits as bits_module
 from lcq_mmdet.export.bits import pack_codes, packed_size, unpack_codes
-from lcq_mmdet.export.codebook import Coded, decode, encode
+from lcq_mmdet.quantization.weight import QuantizedWeight, encode
 
 BITS = range(1, 9)
 
@@ -57,20 +57,20 @@ def patterns(values):
                 max_size=50))
 def test_values_come_back_bit_by_bit(values):
     values = np.array(values, np.float32)
-    coded = encode(values)
-    assert patterns(decode(coded)) == patterns(values)
+    coded = QuantizedWeight(*encode(values))
+    assert patterns(coded.values()) == patterns(values)
     assert (np.diff(coded.codebook) >= 0).all()
     assert len(set(patterns(coded.codebook))) == len(coded.codebook)
 
 
 def test_negative_zero_is_kept():
-    coded = encode(np.array([0., 1., -0., -1.], np.float32))
-    assert patterns(coded.codebook) == patterns([-1., -0., 0., 1.])
-    assert coded.codes.tolist() == [2, 3, 1, 0]
+    codes, codebook = encode(np.array([0., 1., -0., -1.], np.float32))
+    assert patterns(codebook) == patterns([-1., -0., 0., 1.])
+    assert codes.tolist() == [2, 3, 1, 0]
 
 
 def test_too_many_values_are_refused():
-    assert len(encode(np.arange(256, dtype=np.float32)).codebook) == 256
+    assert len(encode(np.arange(256, dtype=np.float32))[1]) == 256
     with pytest.raises(ValueError, match='257 different values'):
         encode(np.arange(257, dtype=np.float32))
 
@@ -79,4 +79,4 @@ def test_too_many_values_are_refused():
 def test_code_outside_the_codebook_is_refused(codebook):
     codes = np.array([0, 1, 3], np.uint8)
     with pytest.raises(ValueError, match='code 3 is outside the codebook'):
-        decode(Coded(codes, np.array(codebook, np.float32)))
+        QuantizedWeight(codes, np.array(codebook, np.float32)).values()

@@ -141,6 +141,23 @@ def test_graphs_are_evaluated(call, trained, prefix):
         assert 0 < difference < room * one[:most].norm()
 
 
+def test_only_integers_need_data(call, refusal):
+    """And what is missing is told before anything is loaded."""
+    missing = ('--cfg-options', 'train_dataloader.dataset.data_root=none',
+               'load_from=none.pth')
+    assert call('export.py', 'config.py', 'epoch_1.pth', '--out',
+                'no_data.onnx', *missing) == 0
+    flags = ('--out', 'x.onnx', '--int8', 'exact')
+    assert 'train_dataloader.dataset.ann_file' in refusal(
+        'export.py', 'config.py', 'none.pth', *flags, *missing)
+    assert "--keep-float: the pattern 'head' matches no layer" in refusal(
+        'export.py', 'config.py', 'epoch_1.pth', *flags, '--keep-float',
+        'head')
+    assert "--keep-float=['head']: is for --int8" in refusal(
+        'export.py', 'config.py', 'epoch_1.pth', '--out', 'x.onnx',
+        '--keep-float', 'head')
+
+
 @pytest.fixture(scope='module')
 def image():
     return np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)

@@ -2,6 +2,7 @@
 import argparse
 import os.path as osp
 
+from mmengine.config import Config
 from mmengine.utils import track_iter_progress
 
 from lcq_mmdet.cli import add_runner_arguments, check_files, load_config
@@ -33,6 +34,19 @@ def parse_args() -> argparse.Namespace:
         help='in an ONNX graph, 8-bit integer arithmetic; inputs of layers '
         'are their levels, rounded to 8 bits (exact), or any 8 bits, clipped '
         'as learned (relaxed); training images give the ranges of the rest')
+    parser.add_argument(
+        '--engine',
+        choices=['onnxruntime', 'openvino'],
+        default='onnxruntime',
+        help='with --int8 exact: the engine that the tables of levels are '
+        'written for; the other computes the same, more slowly')
+    parser.add_argument(
+        '--keep-float',
+        nargs='+',
+        default=[],
+        metavar='PATTERN',
+        help='with --int8: layers to leave in float, of those that training '
+        'left in float; all others are computed in 8 bits, too')
     add_runner_arguments(parser)
     return parser.parse_args()
 
@@ -47,9 +61,17 @@ def main() -> None:
         raise LCQError('--half: is for packed checkpoints (.safetensors)')
     if args.int8 and suffix != '.onnx':
         raise LCQError('--int8: is for ONNX graphs (.onnx)')
+    if args.keep_float and not args.int8:
+        raise LCQError(f'--keep-float={args.keep_float!r}: is for --int8')
+    folder = osp.dirname(args.out)
+    if folder and not osp.isdir(folder):
+        raise LCQError(f'--out={args.out!r}: cannot be written: there is no '
+                       f'folder {folder!r}')
     cfg = load_config(args)
     if args.int8:
-        check_files(cfg, ('train_dataloader', ))
+        # What the training started from is not needed any more.
+        check_files(
+            Config(dict(cfg, load_from=None)), ('train_dataloader', ))
     model, meta = load_quantized(cfg, args.checkpoint)
     common = (model, args.out, cfg.to_dict(), {
         key: meta[key]
@@ -57,13 +79,20 @@ def main() -> None:
     })
     if suffix == '.onnx':
         from lcq_mmdet.export.graphs import export_onnx
-        size = export_onnx(
+        export = export_onnx(
             *common,
             progress=track_iter_progress,
             int8=args.int8,
-            images=training_images(cfg, model) if args.int8 else ())
-        print(f'\nwritten: {args.out}, {size / 1e6:.3f} MB, '
-              f'{size / float_bytes(model):.3f} of the float model')
+            images=training_images(cfg, model) if args.int8 else (),
+            keep_float=args.keep_float,
+            engine=args.engine)
+        print(f'\nwritten: {args.out}, {export.size / 1e6:.3f} MB, '
+              f'{export.size / float_bytes(model):.3f} of the float model')
+        if args.int8:
+            print(f'{export.integer_share:.1%} of the multiply-accumulates '
+                  'are in 8-bit integers')
+        for name, why in export.left_float.items():
+            print(f'in float: {name}: {why}')
         return
     sizes = export_packed(
         *common, half=args.half, progress=track_iter_progress)

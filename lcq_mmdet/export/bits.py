@@ -6,13 +6,10 @@ through one 64-bit word.
 """
 import numpy as np
 
+from lcq_mmdet.quantization.weight import packed_size
+
 # Eight codes each; what is worked on at a time stays in the cache.
 _BLOCK = 2**14
-
-
-def packed_size(count: int, bits: int) -> int:
-    """Count the bytes that ``count`` codes take."""
-    return -(-count * bits // 8)
 
 
 def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:

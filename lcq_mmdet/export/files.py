@@ -1,37 +1,10 @@
-"""Files that are replaced as a whole or not at all, and what they say."""
+"""What the files that a model leaves in say of themselves."""
 import ast
 import hashlib
 import json
-import os
-import os.path as osp
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Mapping
-
-from safetensors import SafetensorError
+from typing import Any, Dict, Mapping
 
 from lcq_mmdet.errors import LCQError
-
-
-@contextmanager
-def replacing(path: str) -> Iterator[str]:
-    """Give another name to write to, then put the file at ``path``.
-
-    Where the body raises, what is at ``path`` stays as it was.
-
-    Raises:
-        LCQError: If the file cannot be written.
-    """
-    temporary = f'{path}.tmp'
-    try:
-        yield temporary
-        with open(temporary, 'rb') as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise LCQError(f'{path}: cannot be written: {error}') from None
-    finally:
-        if osp.exists(temporary):
-            os.remove(temporary)
 
 
 def checksum(data: bytes) -> str:

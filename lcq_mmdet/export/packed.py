@@ -51,8 +51,8 @@ from torch import Tensor
 
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import check_bits
+from lcq_mmdet.quantization.weight import packed_size
 
-from .bits import packed_size
 from .files import check_version, checksum_of_text, from_literal, to_literal
 
 FORMAT = 'lcq_mmdet.packed'

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lcq_mmdet.conversion.checkpoint import PACKED
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.quantization.weight import QuantizedWeight
 
 from .bits import unpack_codes
-from .codebook import Coded, decode
 from .packed import (CODEBOOK, SCALE, Manifest, PackedLayer, checksums,
                      read_metadata)
 from .stacks import unstack
@@ -122,11 +122,10 @@ def _unpack_weight(name: str, layer: PackedLayer,
     if scale is not None:
         _check_tensor('scale', scale, torch.float32, layer.shape[:1])
     codes = unpack_codes(stream.numpy(), layer.weight_bits, layer.count)
-    values = torch.from_numpy(decode(Coded(codes, codebook.numpy())))
-    values = values.view(layer.shape)
-    if scale is None:
-        return values
-    return scale.view(-1, *[1] * (values.dim() - 1)) * values
+    weight = QuantizedWeight(
+        codes.reshape(layer.shape), codebook.numpy(),
+        None if scale is None else scale.numpy())
+    return torch.from_numpy(weight.values())
 
 
 def _check_tensor(what: str, tensor: Tensor, dtype: torch.dtype,

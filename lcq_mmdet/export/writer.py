@@ -3,16 +3,17 @@ from collections import OrderedDict
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.layers import QuantizedLayer, lcq_layers
+from lcq_mmdet.quantization.weight import QuantizedWeight
+from lcq_mmdet.report.files import replacing
 from lcq_mmdet.version import __version__
 
 from .bits import pack_codes
-from .codebook import encode
-from .files import replacing
 from .packed import (CODEBOOK, SCALE, Manifest, PackedLayer, checksums,
                      raw_bytes, write_metadata)
 from .reader import load_packed
@@ -79,7 +80,10 @@ def export_packed(model: nn.Module,
 
     tensors = stack(tensors, list(layers), _common_keys(layers.values()))
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(error) from None
         _verify(temporary, expected)
         return count_sizes(temporary, model, tensors, manifest)
 
@@ -108,6 +112,23 @@ def check_exportable(model: nn.Module) -> Dict[str, QuantizedLayer]:
             if not value.isfinite().all():
                 raise LCQError(f'{name}.{key}: is not finite')
     return layers
+
+
+def encode_weight(name: str, layer: QuantizedLayer) -> QuantizedWeight:
+    """Encode the weight of the layer of that name.
+
+    Raises:
+        LCQError: If it has more values than its bits can tell apart.
+    """
+    quantizer = layer.weight_quantizer
+    try:
+        weight = QuantizedWeight.of(quantizer, layer.weight)
+    except ValueError as error:
+        raise LCQError(f'{name}: {error}') from None
+    if len(weight.codebook) > 2**quantizer.bits:
+        raise LCQError(f'{name}: its weight has {len(weight.codebook)} '
+                       f'values, too many for {quantizer.bits} bits')
+    return weight
 
 
 def _distinct(state: State) -> Tuple[State, Dict[str, str]]:
@@ -142,25 +163,15 @@ def _halve(value: Tensor) -> Tuple[Tensor, Tensor]:
 
 def _pack(name: str, layer: QuantizedLayer, tensors: State) -> PackedLayer:
     """Put codes and codebook in the place of a layer's float weight."""
-    quantizer, weight = layer.weight_quantizer, layer.weight
-    if quantizer.weight_norm == 'channel':
-        values, scale = quantizer.factors(weight)
-        tensors[f'{name}{SCALE}'] = scale.flatten()
-    else:
-        values = quantizer(weight)
-    try:
-        coded = encode(values.cpu().contiguous().numpy())
-    except ValueError as error:
-        raise LCQError(f'{name}: its weight has {error}') from None
-    if len(coded.codebook) > 2**quantizer.bits:
-        raise LCQError(f'{name}: its weight has {len(coded.codebook)} values, '
-                       f'too many for {quantizer.bits} bits')
-    stream = torch.from_numpy(pack_codes(coded.codes, quantizer.bits))
+    bits, weight = layer.weight_quantizer.bits, encode_weight(name, layer)
+    stream = torch.from_numpy(pack_codes(weight.codes.reshape(-1), bits))
     tensors[f'{name}.weight'] = stream
-    tensors[f'{name}{CODEBOOK}'] = torch.from_numpy(coded.codebook)
-    config = quantizer.config
+    tensors[f'{name}{CODEBOOK}'] = torch.from_numpy(weight.codebook)
+    if weight.scale is not None:
+        tensors[f'{name}{SCALE}'] = torch.from_numpy(weight.scale)
+    config = layer.weight_quantizer.config
     return PackedLayer(
-        tuple(weight.shape), config.weight_bits, config.act_bits,
+        tuple(layer.weight.shape), config.weight_bits, config.act_bits,
         config.signed_act, config.out_bits, len(stream))
 
 

@@ -244,19 +244,26 @@ class LCQQuantizer(nn.Module):
             broadcast(tensor.data)
         self._read_buffers()
 
-    def factors(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        """Quantize a weight that is normalized channel by channel.
+    @property
+    def has_scale(self) -> bool:
+        """Whether each output channel of the weight has a scale of its own."""
+        return self.weight_norm == 'channel'
+
+    def factors(self, x: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
+        """Quantize a weight to few values, which a scale is left out of.
 
         Args:
             x: Weight, shape (out, ...).
 
         Returns:
-            Quantized values in units of the scale, shape of ``x``, and the
-            scale, shape (out, 1, 1, 1); the product is what ``forward``
+            Quantized values, shape of ``x``, and the scale, shape
+            (out, 1, 1, 1), if there is one; the product is what ``forward``
             gives.
         """
-        scale = self.scale(x)
-        return self._quantize(x / scale), scale
+        if self.has_scale and not self.is_packed:
+            scale = self.scale(x)
+            return self._quantize(x / scale), scale
+        return self(x), None
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape and floating dtype.
@@ -278,9 +285,9 @@ class LCQQuantizer(nn.Module):
             raise RuntimeError(
                 'this quantizer is not initialized: load an LCQ checkpoint, '
                 'or calibrate (LCQHook does before training and testing)')
-        if self.weight_norm == 'channel':
-            values, scale = self.factors(x)
-            return scale * values
+        if self.has_scale:
+            scale = self.scale(x)
+            return scale * self._quantize(x / scale)
         # std(w) Q(w / std(w); clip) is Q(w; clip std(w)).
         return self._quantize(x, normalized=self.weight_norm != 'none')
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lcq_mmdet.conversion.convert import weighted_layers
 from lcq_mmdet.quantization.layers import QuantizedLayer, lcq_layers
+from lcq_mmdet.quantization.weight import packed_size
 
 _FLOAT_BITS = 32
 _PROJECTED = {
@@ -115,10 +116,10 @@ def layer_bops(layer: QuantizedLayer, macs: int) -> int:
 def layer_bytes(layer: QuantizedLayer) -> int:
     """Count the bytes of a layer's packed weight and of its tables."""
     weight = layer.weight_quantizer
-    total = -(-layer.weight.numel() * weight.bits // 8)
+    total = packed_size(layer.weight.numel(), weight.bits)
     total += 4 * sum(
         quantizer.num_levels for _, quantizer in layer.quantizers())
-    if weight.weight_norm == 'channel':
+    if weight.has_scale:
         total += 4 * len(layer.weight)
     return total
 

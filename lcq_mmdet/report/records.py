@@ -13,8 +13,8 @@ import torch
 from mmengine.utils.dl_utils import collect_env
 
 import lcq_mmdet
-from lcq_mmdet.errors import LCQError
 
+from .files import replacing
 from .tables import map_table
 
 
@@ -24,16 +24,9 @@ def write_text(path: str, text: str) -> None:
     Raises:
         LCQError: If it cannot be written; a file at ``path`` is as it was.
     """
-    temporary = f'{path}.tmp'
-    try:
+    with replacing(path) as temporary:
         with open(temporary, 'w', encoding='utf-8') as file:
             file.write(text)
-        os.replace(temporary, path)
-    except OSError as error:
-        if osp.exists(temporary):
-            os.remove(temporary)
-        raise LCQError(f'{path}: cannot be written: {error.strerror}; nothing '
-                       'is lost, go on with the same command') from None
 
 
 def to_json(value: Any) -> str:

@@ -4,8 +4,7 @@ from typing import Any, Dict, Iterable, List, Tuple
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-
-from lcq_mmdet.quantization.layers import LCQConv2d
+from torch import nn
 
 from .trace import DOMAIN
 
@@ -64,12 +63,12 @@ class GraphBuilder:
 
 
 def is_layer(node: onnx.NodeProto) -> bool:
-    """Tell whether a node stands for a quantized layer."""
+    """Tell whether a node stands for a layer."""
     return node.domain == DOMAIN
 
 
 def layer_name(node: onnx.NodeProto) -> str:
-    """Name the quantized layer that a node stands for."""
+    """Name the layer that a node stands for."""
     return attributes(node)['layer'].decode()
 
 
@@ -81,7 +80,7 @@ def attributes(node: onnx.NodeProto) -> Dict[str, Any]:
     }
 
 
-def conv_attributes(layer: LCQConv2d) -> Dict[str, Any]:
+def conv_attributes(layer: nn.Conv2d) -> Dict[str, Any]:
     """Return the attributes of the ONNX operator for a convolution."""
     # What torch pads, last axis first.
     left, right, top, bottom = layer._reversed_padding_repeated_twice

@@ -1,5 +1,5 @@
 """A detector whose network is a graph."""
-from typing import Any, List, Mapping, Sequence, Tuple, Union
+from typing import Any, List, Mapping, Sequence, Tuple
 
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
@@ -28,7 +28,7 @@ class GraphDetector(BaseModel):
             or of another config.
     """
 
-    def __init__(self, detector: Union[nn.Module, Mapping[str, Any]],
+    def __init__(self, detector: Any,
                  path: str, config: Mapping[str, Any]) -> None:
         if not isinstance(detector, nn.Module):
             detector = MODELS.build(detector)

@@ -1,5 +1,5 @@
 """The 8-bit numbers that stand for levels."""
-from typing import NamedTuple
+from typing import NamedTuple, Tuple
 
 import numpy as np
 import torch
@@ -38,6 +38,16 @@ class Grid(NamedTuple):
         """List the values of all codes, float32, shape (256)."""
         codes = np.arange(256, dtype=np.float32) - self.zero_point
         return codes * np.float32(self.step)
+
+    def ends(self) -> Tuple[float, float]:
+        """Return the lowest and the highest value."""
+        low, high = self.values()[[0, -1]]
+        return float(low), float(high)
+
+    def round(self, values: Tensor) -> Tensor:
+        """Round values to the grid, which saturates, in plain torch."""
+        codes = (values.float() / self.step).round() + self.zero_point
+        return (codes.clamp(0, 255) - self.zero_point) * self.step
 
     def codes(self, values: np.ndarray) -> np.ndarray:
         """Round values to codes, uint8, as QuantizeLinear does."""

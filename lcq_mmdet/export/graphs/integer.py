@@ -1,41 +1,37 @@
-"""Quantized layers as 8-bit integer arithmetic, for onnxruntime.
+"""Layers as 8-bit integer arithmetic.
 
 The graph has QuantizeLinear and DequantizeLinear around float operators,
-which onnxruntime turns into integer ones. Weights are rounded to 8 bits
+which engines turn into integer ones. Weights are rounded to 8 bits
 signed, symmetric, with a step an output channel that takes batch
 normalization in; inputs to 8 bits unsigned, where saturation is both ReLU
-and the learned clip.
+and the learned clip. Layers that training left in float have a step for each
+output channel of the weight, and no clip.
 
 A map that a quantized layer reads, and nothing else does, is on the grid of
 that layer's quantizer. Others are *streams* with a grid of their own: maps
-that are added, pooled, resized or read by several layers, and outputs.
+that are added, pooled, resized, or read by several layers or by one without
+a quantizer, and outputs.
 """
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
+from math import gcd
+from typing import Dict, List, Mapping, Tuple
 
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto
 
 from .builder import GraphBuilder, is_layer, layer_name
-from .checking import Call
-from .folding import RoundedWeight, read_affine, round_weight
+from .folding import WeightWriter, read_affine
 from .grid import Grid, bounds, table
-from .operators import apply
+from .layers import Layer, input_quantizer
+from .operators import apply, look_up
+from .plan import Call, IntegerGraph, Stream
 from .streams import SAME_GRID, Maps, Ranges
-from .trace import Layer
 
 MODES = ('exact', 'relaxed')
 _OPSET = 21
+ENGINES = ('onnxruntime', 'openvino')
 _INT32 = 2**31 - 1
-
-
-_Weight = Tuple[Tuple[str, str], RoundedWeight]
-
-
-class _Stream(NamedTuple):
-    codes: str
-    grid: Grid
+_MOST_ROWS = 16
 
 
 class IntegerLowering:
@@ -43,7 +39,10 @@ class IntegerLowering:
 
     Args:
         traced: A traced graph.
-        layers: The quantized layers by name.
+        layers: The layers of its nodes by name.
+
+    Attributes:
+        measured: Names of the maps whose ranges must be known.
     """
 
     def __init__(self, traced: onnx.ModelProto,
@@ -53,28 +52,32 @@ class IntegerLowering:
         self._constants = {
             value.name: value for value in traced.graph.initializer}
         self._maps = Maps(traced, layers)
-        self.streams = self._maps.streams
+        self.measured = self._maps.streams + self._maps.inputs
 
-    def lower(self, ranges: Ranges, mode: str) -> onnx.ModelProto:
+    def lower(self, ranges: Ranges, mode: str,
+              engine: str = ENGINES[0]) -> IntegerGraph:
         """Write the graph.
 
         Args:
-            ranges: Least and largest value of each of ``streams``.
+            ranges: Least and largest value of each of ``measured``.
             mode: ``'exact'``: inputs of layers are the levels, rounded to 8
                 bits; ``'relaxed'``: they are of 8 bits, clipped as learned.
+            engine: Engine that tables are looked up fast in.
         """
         self._builder = builder = GraphBuilder()
         builder.constants.update(self._constants)
-        self._mode = mode
-        self._written: Dict[str, _Stream] = {}
-        self._weights: Dict[tuple, _Weight] = {}
+        self._mode, self._engine = mode, engine
+        self._written: Dict[str, Stream] = {}
+        self._rounded: Dict[str, Stream] = {}
+        self._weights = WeightWriter(builder, self._traced)
         # What is written in the place of a map that is rounded later.
         self._pending: Dict[str, str] = {}
-        self.calls: List[Call] = []
-        grids = {
+        self._calls: List[Call] = []
+        self._grids = {
             name: Grid.between(torch.tensor(low), torch.tensor(high))
             for name, (low, high) in ranges.items()
         }
+        streams = set(self._maps.streams)
         for node in self._traced.graph.node:
             name = node.output[0]
             if self._maps.is_conv(node):
@@ -83,17 +86,19 @@ class IntegerLowering:
                 self._write_linear(node)
             elif (node.op_type in ('BatchNormalization', 'Relu')
                   and node.input[0] in self._pending):
-                self._write_affine_or_relu(node, grids)
+                self._write_affine_or_relu(node)
             else:
-                self._copy(node, rename=name in grids)
-            if name in grids:
-                self._write_stream(name, grids[name])
+                self._copy(node, rename=name in streams)
+            if name in streams:
+                self._write_stream(name, self._grids[name])
             elif (node.op_type in SAME_GRID
                   and node.input[0] in self._written):
                 self._pending[name] = f'{name}/float'
                 builder.nodes[-1].output[0] = f'{name}/float'
                 self._write_stream(name, self._written[node.input[0]].grid)
-        return builder.model(self._traced, _OPSET)
+        return IntegerGraph(
+            builder.model(self._traced, _OPSET), mode, self._calls,
+            self._written)
 
     def _copy(self, node: onnx.NodeProto, rename: bool) -> None:
         copied = onnx.NodeProto()
@@ -105,21 +110,21 @@ class IntegerLowering:
             copied.output[0] = f'{node.output[0]}/float'
         self._builder.nodes.append(copied)
 
-    def _write_affine_or_relu(self, node: onnx.NodeProto,
-                              grids: Mapping[str, Grid]) -> None:
+    def _write_affine_or_relu(self, node: onnx.NodeProto) -> None:
         source, name = self._pending[node.input[0]], node.output[0]
-        if node.op_type == 'Relu' and self._zero_point(name, grids) != 0:
+        if node.op_type == 'Relu' and self._zero_point(name) != 0:
             source = self._builder.op('Relu', source, scope=name)
         self._pending[name] = source
 
-    def _zero_point(self, name: str, grids: Mapping[str, Grid]) -> int:
+    def _zero_point(self, name: str) -> int:
         """Tell the zero point that a map will be rounded with."""
-        if name in grids:
-            return grids[name].zero_point
+        if name in self._grids:
+            return self._grids[name].zero_point
         reader = self._maps.only_reader(name)
         assert reader is not None
-        return Grid.of(
-            self._layers[layer_name(reader)].act_quantizer).zero_point
+        quantizer = input_quantizer(self._layers[layer_name(reader)])
+        assert quantizer is not None
+        return Grid.of(quantizer).zero_point
 
     def _grid_constants(self, grid: Grid, scope: str) -> Tuple[str, str]:
         constant = self._builder.constant
@@ -134,14 +139,14 @@ class IntegerLowering:
             'QuantizeLinear', self._pending.pop(name), *constants, scope=name)
         self._builder.op('DequantizeLinear', codes, *constants, scope=name,
                          output=name)
-        self._written[name] = _Stream(codes, grid)
+        self._written[name] = Stream(codes, grid)
 
     def _write_linear(self, node: onnx.NodeProto) -> None:
         """Add a linear layer, whose bias and output are in float."""
         name, output = layer_name(node), node.output[0]
         layer = self._layers[name]
-        x, _ = self._write_input(node.input[0], layer, name)
-        constants, weight = self._round_weight(name)
+        x, step = self._write_input(node.input[0], layer, name)
+        constants, weight = self._weights.write(name, layer, step)
         # Without one for each column onnxruntime puts a single one in.
         zero = self._builder.constant(f'{name}.weight.zero_point',
                                       np.zeros(len(weight.bias), np.int8))
@@ -152,8 +157,9 @@ class IntegerLowering:
                                    weight.bias.astype(np.float32))
         ]
         apply(self._builder, layer, x, parameters, name, output)
-        steps = weight.steps, np.zeros_like(weight.steps)
-        self.calls.append(Call(name, x, output, None, steps))
+        self._calls.append(
+            Call(name, node.input[0], output, x, output, constants, None,
+                 None))
 
     def _write_conv(self, node: onnx.NodeProto) -> None:
         name, output = layer_name(node), node.output[0]
@@ -162,12 +168,12 @@ class IntegerLowering:
         reader = self._maps.only_reader(output)
         if reader is None or reader.op_type != 'BatchNormalization':
             reader = None
-        constants, weight = self._round_weight(name, reader)
+        constants, weight = self._weights.write(name, layer, step, reader)
         steps = weight.steps * step
         codes = np.rint(weight.bias / steps).clip(-_INT32, _INT32)
         written = (constants,
-                   self._constant_and_step(f'{constants[0]}.bias/{step}',
-                                           codes.astype(np.int32), steps))
+                   self._weights.with_steps(f'{constants[0]}.bias/{step}',
+                                            codes.astype(np.int32), steps))
         # onnxruntime turns those into integer ones that read no shared ones.
         parameters = [
             self._builder.op(
@@ -176,20 +182,28 @@ class IntegerLowering:
         ]
         self._pending[output] = apply(self._builder, layer, x, parameters,
                                       name)
-        self.calls.append(
-            Call(name, x, self._pending[output], weight.affine,
-                 (weight.steps, steps)))
+        made = output if reader is None else reader.output[0]
+        self._calls.append(
+            Call(name, node.input[0], made, x, self._pending[output],
+                 *written, reader and read_affine(self._traced, reader)))
 
     def _write_input(self, source: str, layer: Layer,
                      name: str) -> Tuple[str, float]:
         """Add an input's rounding; return its name and step."""
-        op, quantizer = self._builder.op, layer.act_quantizer
+        op, quantizer = self._builder.op, input_quantizer(layer)
+        stream = self._written.get(source)
+        if quantizer is None:
+            stream = stream or self._round_input(source)
+            return op(
+                'DequantizeLinear',
+                stream.codes,
+                *self._grid_constants(stream.grid, source),
+                scope=name), stream.grid.step
         scope = f'{name}.act_quantizer'
         target = Grid.of(quantizer)
         constants = self._grid_constants(target, scope)
-        stream = self._written.get(source)
         if stream is None:
-            stream = _Stream(
+            stream = Stream(
                 op('QuantizeLinear', self._pending.get(source, source),
                    *constants, scope=scope), target)
         codes, grid = stream
@@ -200,12 +214,10 @@ class IntegerLowering:
             step = levels.step
             looked_up = table(grid, levels, quantizer)
             if (looked_up != np.arange(256)).any() or grid != levels:
-                codes = op(
-                    'Gather',
-                    self._builder.constant(f'{scope}/{source}.table',
-                                           looked_up),
-                    op('Cast', codes, scope=scope, to=TensorProto.INT32),
-                    scope=scope)
+                rows = None if self._engine == 'openvino' else gcd(
+                    layer.weight.shape[1], _MOST_ROWS)
+                codes = look_up(self._builder, codes, looked_up,
+                                f'{scope}/{source}.table', scope, rows)
         elif grid != target:
             low, high = (
                 self._builder.constant(f'{scope}/{source}.{end}', value)
@@ -214,23 +226,12 @@ class IntegerLowering:
             constants, step = self._grid_constants(grid, source), grid.step
         return op('DequantizeLinear', codes, *constants, scope=scope), step
 
-    def _round_weight(
-            self,
-            name: str,
-            batch_norm: Optional[onnx.NodeProto] = None) -> '_Weight':
-        """Round a layer's weight once for each node that is folded into it."""
-        key = (name, batch_norm and batch_norm.name)
-        if key not in self._weights:
-            weight = round_weight(
-                self._layers[name],
-                batch_norm and read_affine(self._traced, batch_norm))
-            self._weights[key] = self._constant_and_step(
-                f'{name}/{len(self._weights)}.weight', weight.codes,
-                weight.steps), weight
-        return self._weights[key]
-
-    def _constant_and_step(self, name: str, codes: np.ndarray,
-                           steps: np.ndarray) -> Tuple[str, str]:
-        constant = self._builder.constant
-        return (constant(name, codes),
-                constant(f'{name}.step', steps.astype(np.float32)))
+    def _round_input(self, source: str) -> Stream:
+        """Round a map for all layers without a quantizer that read it."""
+        if source not in self._rounded:
+            grid = self._grids[source]
+            codes = self._builder.op(
+                'QuantizeLinear', self._pending.get(source, source),
+                *self._grid_constants(grid, source), scope=source)
+            self._rounded[source] = Stream(codes, grid)
+        return self._rounded[source]

@@ -11,6 +11,8 @@ from typing import Any, Dict, List, Sequence, Tuple
 import torch
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from mmdet.models.roi_heads import StandardRoIHead
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import bbox2roi, get_box_tensor
 from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError
@@ -83,6 +85,34 @@ class DetectorNetwork(nn.Module):
                     *roi_head.bbox_head.roi_feat_size,
                     generator=generator))
         return tuple(inputs)
+
+    def pool(self, image: Tensor) -> Tuple[Tensor, ...]:
+        """Pool features of regions as mmdet does; nothing with one stage.
+
+        Args:
+            image: Preprocessed images, shape (batch, 3, height, width).
+        """
+        if not self.has_second_stage:
+            return ()
+        size = tuple(image.shape[2:])
+        samples = [
+            DetDataSample(
+                metainfo=dict(
+                    img_shape=size,
+                    ori_shape=size,
+                    batch_input_shape=size,
+                    scale_factor=(1., 1.))) for _ in image
+        ]
+        maps = self.detector.extract_feat(image)
+        proposals = self.detector.rpn_head.predict(
+            maps, samples, rescale=False)
+        whole = image.new_tensor([[0, 0, *size[::-1]]])
+        regions = bbox2roi([
+            get_box_tensor(found.bboxes) if len(found) else whole
+            for found in proposals
+        ])
+        extractor = self.detector.roi_head.bbox_roi_extractor
+        return extractor(maps[:extractor.num_inputs], regions),
 
     def compute(self, image: Tensor, *pooled: Tensor) -> Dict[str, Tensor]:
         """Compute the outputs by name.

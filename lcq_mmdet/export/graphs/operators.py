@@ -1,20 +1,19 @@
 """Quantized layers in standard ONNX operators, in float arithmetic."""
-from typing import Dict, Mapping, Sequence
+from typing import Dict, Mapping, Optional, Sequence
 
 import ml_dtypes
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto
-from torch import Tensor
+from torch import Tensor, nn
 
 from lcq_mmdet.functional import slopes_and_knots
-from lcq_mmdet.quantization.layers import LCQConv2d, LCQLinear
 from lcq_mmdet.quantization.quantizer import LCQQuantizer
+from lcq_mmdet.quantization.weight import QuantizedWeight
 
-from ..codebook import Coded
 from .builder import GraphBuilder, conv_attributes, is_layer, layer_name
-from .trace import Layer
+from .layers import Layer, input_quantizer
 
 # The narrowest type of codes by the bits it has, and the first version of the
 # operators with it.
@@ -26,16 +25,16 @@ _CODES = {
 
 
 def lower(model: onnx.ModelProto, layers: Mapping[str, Layer],
-          weights: Mapping[str, Coded]) -> onnx.ModelProto:
-    """Write quantized layers in standard operators.
+          weights: Mapping[str, QuantizedWeight]) -> onnx.ModelProto:
+    """Write layers in standard operators, in float arithmetic.
 
     A weight is ``Gather(codebook, Cast(codes))`` with codes of 2, 4 or 8
     bits, an input quantizer the compander and a table of its levels.
 
     Args:
         model: A traced graph.
-        layers: The quantized layers by name.
-        weights: Their weights as codes and codebook.
+        layers: The layers by name.
+        weights: The weights of the quantized ones among them.
     """
     builder = GraphBuilder()
     builder.constants.update((c.name, c) for c in model.graph.initializer)
@@ -47,15 +46,18 @@ def lower(model: onnx.ModelProto, layers: Mapping[str, Layer],
             continue
         name = layer_name(node)
         layer = layers[name]
-        x = quantize(builder, node.input[0], layer.act_quantizer,
-                     f'{name}.act_quantizer')
-        if name not in done:
-            bits = min(bits for bits in _CODES
-                       if layer.weight_quantizer.bits <= bits)
-            dtype, needs = _CODES[bits]
-            version = max(version, needs)
-            done[name] = _weight(builder, weights[name].codes.astype(dtype),
-                                 weights[name].codebook, layer, name)
+        x, quantizer = node.input[0], input_quantizer(layer)
+        if quantizer is None:
+            done[name] = builder.constant(
+                f'{name}.weight', in_order(layer, array(layer.weight)))
+        else:
+            x = quantize(builder, x, quantizer, f'{name}.act_quantizer')
+            if name not in done:
+                bits = quantizer.config.weight_bits
+                dtype, needs = _CODES[min(n for n in _CODES if bits <= n)]
+                version = max(version, needs)
+                done[name] = _weight(builder, weights[name], dtype, layer,
+                                     name)
         bias = [] if layer.bias is None else [
             builder.constant(f'{name}.bias', array(layer.bias))]
         apply(builder, layer, x, [done[name], *bias], name, node.output[0])
@@ -75,7 +77,7 @@ def apply(builder: GraphBuilder, layer: Layer, x: str,
         scope: Prefix of new names.
         output: Name of the output, if it has one already.
     """
-    if isinstance(layer, LCQConv2d):
+    if isinstance(layer, nn.Conv2d):
         return builder.op('Conv', x, *parameters, scope=scope, output=output,
                           **conv_attributes(layer))
     weight, *bias = parameters
@@ -85,10 +87,39 @@ def apply(builder: GraphBuilder, layer: Layer, x: str,
         'Add', y, *bias, scope=scope, output=output) if bias else y
 
 
+def look_up(builder: GraphBuilder, codes: str, table: np.ndarray, name: str,
+            scope: str, rows: Optional[int]) -> str:
+    """Look codes up in a table.
+
+    OpenVINO is fast at Gather, where onnxruntime takes several times as long
+    as with GatherElements, whose rows are shared out among threads.
+
+    Args:
+        builder: What it is added to.
+        codes: Name of a map of codes, uint8.
+        table: What they stand for, uint8, shape (256).
+        name: Name of the table.
+        scope: Prefix of new names.
+        rows: Number of rows for GatherElements, which divides the number of
+            codes; ``None`` for Gather.
+    """
+
+    def op(op_type: str, *inputs: str, **attributes) -> str:
+        return builder.op(op_type, *inputs, scope=scope, **attributes)
+
+    index = op('Cast', codes, to=TensorProto.INT32)
+    if rows is None:
+        return op('Gather', builder.constant(name, table), index)
+    shape = builder.constant(f'{rows}_rows', np.array([rows, -1]))
+    tables = builder.constant(name, np.tile(table, (rows, 1)))
+    found = op('GatherElements', tables, op('Reshape', index, shape), axis=1)
+    return op('Reshape', found, op('Shape', codes))
+
+
 def in_order(layer: Layer, weight: np.ndarray) -> np.ndarray:
     """Put what has a weight's shape, or fits it, as :func:`apply` takes it."""
     return np.ascontiguousarray(weight.T) if isinstance(
-        layer, LCQLinear) else weight
+        layer, nn.Linear) else weight
 
 
 def array(tensor: Tensor) -> np.ndarray:
@@ -96,24 +127,23 @@ def array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy().copy()
 
 
-def _weight(builder: GraphBuilder, codes: np.ndarray, codebook: np.ndarray,
+def _weight(builder: GraphBuilder, weight: QuantizedWeight, dtype: type,
             layer: Layer, name: str) -> str:
-    scale = None
-    if layer.weight_quantizer.weight_norm == 'channel':
-        scale = builder.constant(
-            f'{name}.weight_quantizer.scale',
-            in_order(layer,
-                     array(layer.weight_quantizer.scale(layer.weight))))
-    codes = in_order(layer, codes.reshape(tuple(layer.weight.shape)))
+    codes, codebook, scale = weight
     index = builder.op(
         'Cast',
-        builder.constant(f'{name}.weight', codes),
+        builder.constant(f'{name}.weight',
+                         in_order(layer, codes.astype(dtype))),
         scope=name,
         to=TensorProto.INT32)
     book = builder.constant(f'{name}.weight_quantizer.codebook', codebook)
-    weight = builder.op('Gather', book, index, scope=name)
-    return weight if scale is None else builder.op(
-        'Mul', scale, weight, scope=name)
+    values = builder.op('Gather', book, index, scope=name)
+    if scale is None:
+        return values
+    factors = builder.constant(
+        f'{name}.weight_quantizer.scale',
+        in_order(layer, scale.reshape(-1, *[1] * (codes.ndim - 1))))
+    return builder.op('Mul', factors, values, scope=name)
 
 
 @torch.no_grad()

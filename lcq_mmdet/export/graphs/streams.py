@@ -2,14 +2,12 @@
 from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 
 import onnx
-from torch import Tensor
-
-from lcq_mmdet.quantization.layers import LCQConv2d
+from torch import Tensor, nn
 
 from .builder import is_layer, layer_name, with_outputs
+from .layers import Layer, input_quantizer
 from .network import DetectorNetwork
 from .session import Graph
-from .trace import Layer
 
 #: Operators that keep an 8-bit map on its grid.
 SAME_GRID = ('MaxPool', 'Resize')
@@ -21,10 +19,13 @@ class Maps:
 
     Args:
         traced: A traced graph.
-        layers: The quantized layers by name.
+        layers: The layers that are computed in integers by name.
 
     Attributes:
-        streams: Names of the maps that get a grid of their own, in order.
+        streams: Names of the maps that get a grid of their own where they
+            are made, in order.
+        inputs: Names of other maps, which are rounded where layers without
+            a quantizer read them.
     """
 
     def __init__(self, traced: onnx.ModelProto,
@@ -35,7 +36,7 @@ class Maps:
             for name in node.input:
                 self._readers.setdefault(name, []).append(node)
         self._outputs = {value.name for value in traced.graph.output}
-        self.streams = self._find_streams(traced.graph.node)
+        self.streams, self.inputs = self._find_streams(traced.graph.node)
 
     def only_reader(self, name: str) -> Optional[onnx.NodeProto]:
         """Return the node that reads a map, where there is just one."""
@@ -44,15 +45,26 @@ class Maps:
                               and name not in self._outputs) else None
 
     def is_conv(self, node: onnx.NodeProto) -> bool:
-        """Tell whether a node stands for a quantized convolution."""
+        """Tell whether a node stands for a convolution in integers."""
         return is_layer(node) and isinstance(self._layers[layer_name(node)],
-                                             LCQConv2d)
+                                             nn.Conv2d)
 
-    def _find_streams(self, nodes: Iterable[onnx.NodeProto]) -> List[str]:
+    def _has_quantizer(self, node: onnx.NodeProto) -> bool:
+        return is_layer(node) and input_quantizer(
+            self._layers[layer_name(node)]) is not None
+
+    def _find_streams(
+            self, nodes: Iterable[onnx.NodeProto]
+    ) -> Tuple[List[str], List[str]]:
         streams: Dict[str, None] = {}
+        inputs: Dict[str, None] = {}
         integer = set()
+        on_grid = set()
         for node in nodes:
             name = node.output[0]
+            if (is_layer(node) and not self._has_quantizer(node)
+                    and node.input[0] not in on_grid):
+                inputs[node.input[0]] = None
             reader = self.only_reader(name)
             if node.op_type == 'Add' and not is_layer(node):
                 made = all(value in integer for value in node.input)
@@ -62,16 +74,18 @@ class Maps:
             else:
                 made = self.is_conv(node)
             if not made:
-                if (node.op_type in SAME_GRID and node.input[0] in streams):
+                if node.op_type in SAME_GRID and node.input[0] in on_grid:
                     integer.add(name)
+                    on_grid.add(name)
                 continue
             integer.add(name)
             followed = reader is not None and (
                 reader.op_type in ('BatchNormalization', 'Relu')
-                or is_layer(reader))
+                or self._has_quantizer(reader))
             if not followed:
                 streams[name] = None
-        return list(streams)
+                on_grid.add(name)
+        return list(streams), list(inputs)
 
 
 def measure_ranges(graph: onnx.ModelProto, names: List[str],
@@ -86,11 +100,12 @@ def measure_ranges(graph: onnx.ModelProto, names: List[str],
         images: Batches of preprocessed images, one or more.
     """
     run = Graph(*with_outputs(graph, names))
-    ranges = {name: (0., 0.) for name in names}
+    ranges: Dict[str, Tuple[float, float]] = {}
     for image in images:
-        found = dict(
-            zip(run.outputs, run(image, *network.example(1, 1)[1:])))
-        for name, (low, high) in ranges.items():
+        inputs = image, *network.pool(image)
+        found = dict(zip(run.inputs + run.outputs, inputs + run(*inputs)))
+        for name in names:
+            low, high = ranges.get(name, (0., 0.))
             least, largest = found[name].aminmax()
             ranges[name] = (min(low, float(least)), max(high, float(largest)))
     return ranges

@@ -1,9 +1,9 @@
-"""From a detector to a graph in which quantized layers are single nodes."""
+"""From a detector to a graph in which some layers are single nodes."""
 import copy
 import io
 import warnings
 from functools import partial
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any, Dict, List, Mapping, Tuple
 
 import onnx
 import torch
@@ -11,49 +11,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.quantization.layers import LCQConv2d, LCQLinear, lcq_layers
-from lcq_mmdet.quantization.pyramid import LevelQuantizers
 
+from .layers import Layer
 from .network import DetectorNetwork
 
-Layer = Union[LCQConv2d, LCQLinear]
-#: Domain of the nodes that stand for quantized layers until they are lowered.
+#: Domain of the nodes that stand for layers until they are lowered.
 DOMAIN = 'lcq'
 # The newest one that torch's exporter writes what it should in.
 _OPSET = 17
 _ERRORS = (RuntimeError, TypeError, ValueError, AttributeError)
 
 
-def exportable_layers(model: nn.Module) -> Dict[str, Layer]:
-    """Return the quantized layers by name.
-
-    Raises:
-        LCQError: If one is neither a plain convolution nor linear.
-    """
-    layers: Dict[str, Layer] = {}
-    for name, layer in lcq_layers(model):
-        if not isinstance(layer, (LCQConv2d, LCQLinear)):
-            raise LCQError(
-                f'{name}: a quantized {layer.float_class.__name__} cannot be '
-                'exported to ONNX; leave it in float with model.exclude, or '
-                'write a .safetensors file')
-        if isinstance(layer.act_quantizer, LevelQuantizers):
-            raise LCQError(
-                f'{name}: per_level=True cannot be exported to ONNX; write a '
-                '.safetensors file')
-        layers[name] = layer
-    return layers
-
-
-def trace(network: DetectorNetwork) -> onnx.ModelProto:
+def trace(network: DetectorNetwork,
+          layers: Mapping[str, Layer] = {}) -> onnx.ModelProto:
     """Write a network as an ONNX graph with any batch and image size.
 
-    Each call of a quantized layer is a node ``lcq::Conv`` or ``lcq::Linear``
+    Each call of one of ``layers`` is a node ``lcq::Conv`` or ``lcq::Linear``
     with the name of the layer as its attribute ``layer``; nothing of the
     layer itself is in the graph.
 
     Args:
         network: Network in eval mode; it is not changed.
+        layers: Layers of its detector by name, all quantized ones among
+            them.
 
     Raises:
         LCQError: If it has an operator that the exporter does not know;
@@ -61,14 +41,7 @@ def trace(network: DetectorNetwork) -> onnx.ModelProto:
     """
     outputs, inputs = network.outputs, network.example(*network.size)
     network = copy.deepcopy(network).requires_grad_(False)
-    detector = network.detector
-    for name, layer in exportable_layers(detector).items():
-        if getattr(layer, 'padding_mode', 'zeros') != 'zeros':
-            raise LCQError(f'{name}: padding_mode={layer.padding_mode!r} '
-                           'cannot be exported to ONNX')
-        parent, _, child = name.rpartition('.')
-        opaque = _OpaqueConv if isinstance(layer, LCQConv2d) else _OpaqueLinear
-        setattr(detector.get_submodule(parent), child, opaque(name, layer))
+    _make_opaque(network.detector, layers)
     axes = {name: {0: f'{name}_batch'} for name in network.inputs}
     axes[network.inputs[0]].update({2: 'height', 3: 'width'})
     for name in outputs:
@@ -83,13 +56,27 @@ def trace(network: DetectorNetwork) -> onnx.ModelProto:
                        f'{reason or _first_line(error)}') from None
 
 
+def _make_opaque(detector: nn.Module, layers: Mapping[str, Layer]) -> None:
+    """Put nodes in the place of layers, wherever they are children."""
+    opaque = {
+        id(detector.get_submodule(name)):
+        (_OpaqueConv if isinstance(layer, nn.Conv2d) else _OpaqueLinear)(
+            name, layer)
+        for name, layer in layers.items()
+    }
+    for module in list(detector.modules()):
+        for child, layer in list(module._modules.items()):
+            if id(layer) in opaque:
+                setattr(module, child, opaque[id(layer)])
+
+
 class _Opaque(nn.Module):
-    """A quantized layer as a node of its own."""
+    """A layer as a node of its own."""
 
     def __init__(self, name: str, layer: Any) -> None:
         super().__init__()
         self.name = name
-        self.weight = layer.weight
+        self.weight, self.bias = layer.weight, layer.bias
 
 
 class _OpaqueLinear(_Opaque):

@@ -1,29 +1,42 @@
 """From a trained quantized model to an ONNX file."""
 import os.path as osp
-from functools import partial
-from typing import (Any, Callable, Dict, Iterable, List, Mapping, Optional,
-                    Tuple)
+from itertools import chain
+from typing import (Any, Callable, Dict, Iterable, Mapping, NamedTuple,
+                    Optional, Sequence, Tuple)
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.report.cost import count_macs
+from lcq_mmdet.report.files import replacing
 
-from ..codebook import Coded, encode
-from ..files import replacing, to_literal
-from ..writer import Progress, check_exportable
-from .builder import is_layer, layer_name, with_outputs
-from .checking import check_calls
-from .integer import IntegerLowering
+from ..files import to_literal
+from ..writer import Progress, check_exportable, encode_weight
+from .check_float import check_floats
+from .check_integer import check_integers
+from .integer import ENGINES, IntegerLowering
+from .layers import Layer, exportable_layers, float_layers
 from .metadata import write_metadata
 from .network import DetectorNetwork
-from .operators import array, lower
-from .session import Graph
+from .operators import lower
 from .streams import measure_ranges
-from .trace import Layer, exportable_layers, trace
+from .trace import trace
 
-TOLERANCE = 1e-4
+
+class Export(NamedTuple):
+    """What was written.
+
+    Attributes:
+        size: Size of the file in bytes.
+        integer_share: Share of multiply-accumulates that are 8-bit ones,
+            [0, 1], for the first image that the ranges are from.
+        left_float: Why layers are not computed in integers, by name.
+    """
+    size: int
+    integer_share: float
+    left_float: Mapping[str, str]
 
 
 @torch.no_grad()
@@ -33,7 +46,9 @@ def export_onnx(model: nn.Module,
                 meta: Mapping[str, Any] = {},
                 progress: Progress = iter,
                 int8: Optional[str] = None,
-                images: Iterable[Tensor] = ()) -> int:
+                images: Iterable[Tensor] = (),
+                keep_float: Sequence[str] = (),
+                engine: str = ENGINES[0]) -> Export:
     """Write backbone, neck and heads as an ONNX graph.
 
     The file is written under another name, read again and compared with the
@@ -52,101 +67,68 @@ def export_onnx(model: nn.Module,
         images: For 8 bits: batches of preprocessed images, shape (batch, 3,
             height, width), whose maps give the range of what has no learned
             clip; one or more.
-
-    Returns:
-        Size of the file in bytes.
+        keep_float: For 8 bits: patterns of layers that training left in
+            float, and which stay so; others are computed in 8 bits, too.
+        engine: For 8 bits: ``'onnxruntime'`` or ``'openvino'``, the engine
+            that the file is to be fast in; both compute the same.
 
     Raises:
-        LCQError: If a layer cannot be exported, or the file cannot be
-            written or computes something else; what is at ``path`` is as it
-            was.
+        LCQError: If a layer cannot be exported, a pattern covers none, there
+            is no image, or the file cannot be written or computes something
+            else; what is at ``path`` is as it was.
     """
     check_exportable(model)
-    layers = exportable_layers(model)
+    quantized = exportable_layers(model)
+    left: Mapping[str, str] = {}
+    layers: Dict[str, Layer] = dict(quantized)
+    if int8 is not None:
+        others, left = float_layers(model, keep_float)
+        layers.update(others)
     network = DetectorNetwork(model)
     texts = to_literal(config), to_literal(meta)
-    traced = trace(network)
-    weights = {name: _encode(name, layers[name])
-               for name in progress(list(layers))}
+    traced = trace(network, layers)
+    weights = {name: encode_weight(name, quantized[name])
+               for name in progress(list(quantized))}
     graph = lower(traced, layers, weights)
-    verify: Callable[..., None] = partial(_verify, traced)
-    if int8 is not None:
-        integer = IntegerLowering(traced, layers)
-        ranges = measure_ranges(graph, integer.streams, network, images)
-        graph = integer.lower(ranges, int8)
-        verify = partial(check_calls, integer.calls)
-    write_metadata(graph, *texts)
+    if int8 is None:
+        write_metadata(graph, *texts)
+        return Export(
+            _replace(path, graph, lambda written: check_floats(
+                traced, written, network, layers)), 0., {})
+    check_floats(traced, graph, network, layers)
+    lowering = IntegerLowering(traced, layers)
+    first, images = _first(images)
+    ranges = measure_ranges(graph, lowering.measured, network, images)
+    integer = lowering.lower(ranges, int8, engine)
+    write_metadata(integer.model, *texts)
+    # Of another size than the one that the network was traced with.
+    height, width = network.size[::-1]
+    part = first[:, :, :height, :width]
+    inputs = part, *network.pool(part)
+    size = _replace(
+        path, integer.model, lambda written: check_integers(
+            integer, written, traced, layers, ranges, inputs))
+    with count_macs(model) as macs:
+        network(first, *network.pool(first))
+    done = sum(macs[name] for name in {call.layer for call in integer.calls})
+    return Export(size, done / sum(macs.values()), left)
+
+
+def _replace(path: str, graph: onnx.ModelProto,
+             check: Callable[[onnx.ModelProto], None]) -> int:
+    """Write a graph, read it again, check it, and return the file's size."""
     with replacing(path) as temporary:
         onnx.save(graph, temporary)
         written = onnx.load(temporary)
         onnx.checker.check_model(written, full_check=True)
-        verify(written, network, layers)
+        check(written)
         return osp.getsize(temporary)
 
 
-def _encode(name: str, layer: Layer) -> Coded:
-    """Find codes and codebook of a layer's weight, scales left out."""
-    quantizer = layer.weight_quantizer
-    if quantizer.weight_norm == 'channel':
-        values = quantizer.factors(layer.weight)[0]
-    else:
-        values = layer.quantized_weight()
-    try:
-        return encode(array(values))
-    except ValueError as error:
-        raise LCQError(f'{name}: its weight has {error}') from None
-
-
-def _verify(traced: onnx.ModelProto, written: onnx.ModelProto,
-            network: DetectorNetwork, layers: Mapping[str, Layer]) -> None:
-    """Compare a graph with the model, from quantized layer to layer.
-
-    Where an input is at a threshold of its quantizer, rounding errors decide,
-    and all that follows differs. So the model goes on with the graph's
-    values, before and after each quantized layer, once both were compared.
-    """
-    calls: Dict[str, List[onnx.NodeProto]] = {name: [] for name in layers}
-    for node in traced.graph.node:
-        if is_layer(node):
-            calls[layer_name(node)].append(node)
-    inner = {
-        name
-        for nodes in calls.values() for node in nodes
-        for name in (node.input[0], node.output[0])
-    }
-    graph = Graph(*with_outputs(written, sorted(inner)))
-    # Of another size than the one that the network was traced with.
-    inputs = network.example(*network.size[::-1])
-    found = dict(zip(graph.inputs + graph.outputs, inputs + graph(*inputs)))
-
-    def before(name: str, layer: nn.Module, args: Tuple[Tensor]) -> Tensor:
-        value = found[calls[name][0].input[0]]
-        _compare(f'input of {name}', value, args[0])
-        return value
-
-    def after(name: str, layer: nn.Module, args: Any,
-              output: Tensor) -> Tensor:
-        value = found[calls[name].pop(0).output[0]]
-        _compare(name, value, output)
-        return value
-
-    handles = []
-    for name, layer in layers.items():
-        handles += [layer.register_forward_pre_hook(partial(before, name)),
-                    layer.register_forward_hook(partial(after, name))]
-    try:
-        for name, value in network.compute(*inputs).items():
-            _compare(name, found[name], value)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _compare(name: str, found: Tensor, expected: Tensor) -> None:
-    if found.shape != expected.shape:
-        raise LCQError(f'{name}: has the shape {tuple(found.shape)} in '
-                       f'onnxruntime and {tuple(expected.shape)} in torch')
-    unit = expected.abs().max().clamp(min=1)
-    if not ((found - expected).abs() <= TOLERANCE * unit).all():
-        raise LCQError(f'{name}: differs by {(found - expected).abs().max()} '
-                       'between onnxruntime and torch')
+def _first(images: Iterable[Tensor]) -> Tuple[Tensor, Iterable[Tensor]]:
+    """Return the first image, shape (1, ...), and all batches again."""
+    images = iter(images)
+    batch = next(images, None)
+    if batch is None:
+        raise LCQError('--int8: there is no image to measure ranges with')
+    return batch[:1], chain([batch], images)
