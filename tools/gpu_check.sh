@@ -70,15 +70,15 @@ ready() {
     if [[ ! $dry && ! $gpu ]]; then note "$1: skipped: no GPU"; return 1; fi
 }
 
-if [[ ! $dry && ! -d $work/site ]]; then
+{ read -r versions; read -r gpu; } < <("$python" -c 'import sys, torch
+print("Python", sys.version.split()[0] + ", torch", torch.__version__)
+print(torch.cuda.get_device_name() if torch.cuda.is_available() else "")' 2>>"$out/log.txt")
+note "GPU: ${gpu:-none}, ${versions:-no torch}"
+if [[ $gpu && ! $dry && ! -d $work/site ]]; then
     part wheels 60 "$python" -m pip install --quiet --no-index --no-deps \
         --no-compile --no-cache-dir --target "$work/site" "$wheels"/*.whl || exit 1
 fi
 [[ $dry ]] || PYTHONPATH+=:$work/site
-gpu=$("$python" -c 'import torch
-if torch.cuda.is_available(): print(torch.cuda.get_device_name())' 2>>"$out/log.txt")
-note "GPU: ${gpu:-none}, $("$python" -c 'import sys, torch
-print("Python", sys.version.split()[0] + ", torch", torch.__version__)')"
 
 # mmcv: unpacked and compiled in place. It goes on between two calls, and what
 # it made is packed for a later machine: put mmcv_ext.tar.xz.* into WHEELS.
@@ -187,9 +187,11 @@ for precision in train amp; do
     part $precision 150 "${benchmark[@]}" train "${detectors[@]}" "${flags[@]}"
 done
 
-if ready sweep && [[ ! $data ]]; then
+if ! ready sweep; then
+    :
+elif [[ ! $data ]]; then
     note 'sweep: skipped: no --data'
-elif ready sweep && need_mmcv; then
+elif need_mmcv; then
     # The detector of the paper's size, and whole images.
     options=(train_dataloader.dataset.dataset.data_root="$data/"
         {val,test}_dataloader.dataset.data_root="$data/"
