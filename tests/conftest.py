@@ -12,8 +12,10 @@ from mmengine.registry import init_default_scope
 
 from lcq_mmdet import apply_lcq
 from lcq_mmdet.datasets import generate_toy_coco
+from lcq_mmdet.functional import KERNELS
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
+HAS_GPU = torch.cuda.is_available()
 
 settings.register_profile('lcq', deadline=None, max_examples=50,
                           derandomize=True)
@@ -25,7 +27,7 @@ def pytest_configure():
 
     It looks at this once, when it is imported.
     """
-    if not torch.cuda.is_available():
+    if not HAS_GPU:
         os.environ.setdefault('TRITON_INTERPRET', '1')
 
 
@@ -135,3 +137,38 @@ def call_tool(monkeypatch, capfd):
         return code, capfd.readouterr().err.strip().splitlines()[-1:]
 
     return call
+
+
+@pytest.fixture(params=[
+    pytest.param(
+        'cuda',
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not HAS_GPU, reason='needs a GPU')
+        ]),
+    pytest.param(
+        'cpu',
+        marks=pytest.mark.skipif(
+            HAS_GPU, reason='there is a GPU, which a runner takes')),
+])
+def device(request, monkeypatch):
+    """Where a test for the GPU runs: there, and where there is none, here.
+
+    On the CPU the same body shows that the test itself is right. Float32 is
+    float32, and steps can be repeated.
+    """
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    monkeypatch.setattr(torch.backends.cudnn, 'deterministic', True)
+    monkeypatch.setattr(torch.backends.cudnn, 'benchmark', False)
+    return request.param
+
+
+@pytest.fixture
+def triton(device, monkeypatch):
+    """The device with Triton's kernel; on the CPU it is interpreted."""
+    pytest.importorskip('triton')
+    from lcq_mmdet.kernels.cuda import lcq_quantize_cuda
+    if device == 'cpu':
+        monkeypatch.setitem(KERNELS, 'cpu', lcq_quantize_cuda)
+    assert KERNELS[device] is lcq_quantize_cuda
+    return device

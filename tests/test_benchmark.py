@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from exporting import make_config, make_model
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 
+from lcq_mmdet import LCQQuantizer, QuantizerConfig
+from lcq_mmdet.benchmark.kernels import contestants
 from lcq_mmdet.benchmark.timing import interleaved_medians
+from lcq_mmdet.benchmark.training import change_training_
 from lcq_mmdet.report.tables import ratio_table
 
 ROOT = Path(__file__).parents[1]
@@ -73,21 +78,83 @@ def test_average_precision_has_a_column_where_there_is_any():
     assert (heading[-1], first[-1], second[-1]) == ('AP', '', '0.250')
 
 
-def test_kernels_are_compared_with_those_of_torch(call, tmp_path):
+def test_kernels_are_compared_with_those_of_torch(call, tmp_path,
+                                                  monkeypatch):
+    # Compiling takes most of the time.
+    monkeypatch.setattr(torch, 'compile', lambda function: function)
     out = tmp_path / 'kernels.json'
     output = call('benchmark.py', 'kernels', '--size', 2**12, '--rounds', 1,
-                  '--out', out)
+                  '--dtype', 'bfloat16', '--out', out)
     record = json.loads(out.read_text())
     names = [row['name'] for row in record['rows']]
     assert names[:len(names) // 2] == names[len(names) // 2:] == [
         "torch's learnable fake quantizer", 'LCQ', 'LCQ, reference',
-        'LCQ, reference, torch.compile',
-        'memory traffic at the speed of a copy'
+        'LCQ, reference, torch.compile', 'a copy of the same bytes'
     ]
     for row in record['rows']:
         assert row['seconds'].keys() == {'forward', 'backward', 'both'}
         assert min(row['seconds'].values()) > 0
+        assert row['case'].endswith(', 4 bits, bfloat16')
+    copy = record['rows'][4]
+    assert set(copy['copy_share'].values()) == {1.}
     assert record['commit'] and str(out) in output
+    assert "% of a copy's bandwidth" in output and '100, 100, 100' in output
+
+
+@pytest.mark.parametrize('is_weight', [False, True])
+def test_kernels_have_the_same_levels_and_gradients(is_weight):
+    config = QuantizerConfig(weight_bits=3, act_bits=3)
+    quantizer = LCQQuantizer(config, is_weight)
+    x = torch.randn(64, 4, 3, 3) * 0.02
+    x = x if is_weight else x.relu()
+    quantizer.initialize_(x, signed=is_weight)
+    # Then the levels are uniform.
+    torch.nn.init.zeros_(quantizer.theta)
+    if is_weight:
+        # With 0 among them, as torch's whole zero point demands.
+        torch.nn.init.constant_(quantizer.offset, -3 / 7 * quantizer.clip)
+    found = {}
+    for name, (function, parameters) in contestants(quantizer, x).items():
+        if name.endswith('torch.compile'):
+            continue
+        y = function(x)
+        grads = torch.autograd.grad(y.square().sum(), parameters)
+        assert all(grad.abs().sum() > 0 for grad in grads)
+        found[name] = y, len(grads)
+    (ours, count), (same, also), (native, others) = (
+        found[name] for name in ('LCQ', 'LCQ, reference',
+                                 "torch's learnable fake quantizer"))
+    assert count == also == others + 1 == (3 if is_weight else 2)
+    # In units of the deviation, sums differ in the last place.
+    torch.testing.assert_close(ours, same)
+    levels = [y.detach().unique(dim=None) for y in (ours, native)]
+    step = quantizer.scale(x).item() * quantizer.clip.item() / 7
+    gaps = [(level.diff() > step / 2).sum() + 1 for level in levels]
+    assert gaps == [8, 8]
+    assert ((ours - native).abs() < step / 100).float().mean() > 0.99
+
+
+@pytest.mark.parametrize('flags, message', [
+    (['--amp'], 'error: --amp: mixed precision needs a GPU'),
+    (['--size', '32', '48', '--cfg-options',
+      'train_dataloader.dataset.pipeline=[]'], 'error: --size 32 48: there '),
+])
+def test_what_a_step_cannot_be_made_of_is_told(flags, message, call_tool,
+                                               tiny_config, tmp_path,
+                                               monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    tiny_config.dump(tmp_path / 'tiny.py')
+    code, lines = call_tool('benchmark.py', 'train', tmp_path / 'tiny.py',
+                            *flags)
+    assert code == 2 and lines[0].startswith(message)
+
+
+def test_step_is_made_of_the_images_asked_for(tiny_config):
+    change_training_(tiny_config, (32, 48), 4)
+    init_default_scope('mmdet')
+    loader = Runner.build_dataloader(tiny_config.train_dataloader, seed=0)
+    images = next(iter(loader))['inputs']
+    assert [tuple(image.shape) for image in images] == [(3, 32, 48)] * 4
 
 
 def test_training_is_compared_with_float(call, tiny_config, tmp_path):

@@ -55,11 +55,11 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def launch(arguments, folder):
-    """Start two processes of the folder's rank.py."""
+def launch(arguments, folder, processes=2):
+    """Start processes of the folder's rank.py."""
     return subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node',
-         '2', '--master-addr', '127.0.0.1', '--master-port',
+         str(processes), '--master-addr', '127.0.0.1', '--master-port',
          str(free_port()), 'rank.py', *arguments],
         cwd=folder,
         env=dict(os.environ, OMP_NUM_THREADS='1'),

@@ -47,6 +47,53 @@ for dtype in ('fp32', 'bf16'):
 """
 
 
+# The last program of more than 2**31 elements, in place. All before is never
+# touched and takes no memory; where 32 bits wrap there is none.
+LAST_PROGRAM = """
+import torch
+from triton import language as tl
+from triton.runtime import interpreter
+from lcq_mmdet.functional import lcq_quantize_reference
+from lcq_mmdet.kernels import cuda
+from lcq_mmdet.kernels.cells import make_tables
+
+SIZE, TILE = 2**31 + 1024, 512
+scalars = torch.tensor(1.7), torch.randn(16), torch.tensor(-0.4)
+clip, theta, offset = (scalar.requires_grad_() for scalar in scalars)
+intervals, levels = cuda._pack(make_tables(theta, 4, False))
+values = torch.empty(SIZE, dtype=torch.bfloat16)
+constants = dict(K=16, S=15, SIGNED=False, TILE=TILE)
+# It would copy each whole tensor onto itself.
+interpreter.GridExecutor._restore_args_dev = lambda *arguments: None
+x = torch.randn(2 * TILE).bfloat16().float().requires_grad_()
+y = lcq_quantize_reference(x, clip, theta, 4, False, offset)
+y.backward(x.detach())
+
+
+def be_program(number):
+    interpreter.interpreter_builder.create_get_program_id = lambda axis: (
+        interpreter.TensorHandle(
+            interpreter.np.array([number], 'int32'), tl.int32))
+
+
+with torch.no_grad():
+    values[-2 * TILE:] = x
+    be_program(SIZE // TILE - 1)
+    cuda._forward[(1, )](values, values, clip, offset, intervals,
+                         (offset + clip * levels[0]).bfloat16(), SIZE,
+                         **constants)
+    assert torch.equal(values[-TILE:], y[-TILE:].bfloat16())
+    values[-2 * TILE:] = x
+    sums = torch.empty(SIZE // TILE // 2, 18)
+    be_program(len(sums) - 1)
+    cuda._backward[(1, )](values, values, values, sums, clip, offset,
+                          intervals, levels, SIZE, 2, COLUMNS=16, **constants)
+    assert torch.equal(values[-2 * TILE:], x.grad.bfloat16())
+    torch.testing.assert_close(
+        sums[-1, -1], offset.grad, rtol=1e-4, atol=1e-3)
+"""
+
+
 @pytest.fixture
 def triton_kernel(monkeypatch):
     """The module of the CUDA kernel, which the dispatcher takes.
@@ -326,6 +373,12 @@ def test_triton_kernel_gives_the_same_sums_every_time(triton_kernel):
         assert torch.equal(value, again[label]), label
 
 
+@pytest.mark.skipif(HAS_GPU, reason='tests/gpu has so many elements')
+def test_triton_kernel_has_64_bit_addresses():
+    pytest.importorskip('triton')
+    subprocess.run([sys.executable, '-c', LAST_PROGRAM], check=True)
+
+
 def test_triton_kernel_is_a_sound_custom_operation(triton_kernel):
     x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     scalars = torch.tensor(1.), torch.randn(16), torch.tensor(-0.5)
@@ -344,6 +397,7 @@ def test_triton_kernel_is_compiled_into_one_graph(triton_kernel):
         assert torch.equal(ours[label], value), label
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not HAS_GPU, reason='a CUDA graph needs a GPU')
 def test_triton_kernel_replays_in_a_cuda_graph(triton_kernel):
     tensors = [torch.randn(4099), torch.tensor(1.), torch.randn(16)]

@@ -54,6 +54,38 @@ def test_plan_is_the_float_row_and_each_width_without_and_with_training():
     assert plan([(4, 4)], ['lcq'], []) == [Row(), Row('lcq', (4, 4))]
 
 
+def test_float_control_is_trained_with_each_seed():
+    rows = plan([(4, 4)], ['lcq'], [0, 7], float_control=True)
+    assert [(row.folder, row.name, row.bits_text) for row in rows[:3]] == [
+        ('float', 'float', 'float'),
+        ('float_seed0', 'float, fine-tuned', 'float'),
+        ('float_seed7', 'float, fine-tuned', 'float'),
+    ]
+    assert rows[3:] == plan([(4, 4)], ['lcq'], [0, 7])[1:]
+    assert [row.is_start for row in rows] == [True] + [False] * 5
+
+
+def test_float_control_starts_from_the_float_detector(sweep_config):
+    sweep_config.default_hooks.pop('lcq', None)
+    quantized = apply_lcq(sweep_config, bits=4)
+    quantized.train_cfg.max_epochs = 9
+    rows = plan([(4, 4)], ['lcq'], [3], float_control=True)
+    sweep = Sweep(quantized, rows, quantized.work_dir, progressive=True)
+    cfg = sweep.row_config(rows[1])
+    assert cfg.model.type == 'RetinaNet' and 'lcq' not in cfg.default_hooks
+    assert cfg.load_from == sweep_config.load_from
+    assert cfg.train_cfg.max_epochs == 9 and cfg.randomness.seed == 3
+
+
+def test_float_control_that_fails_stops_nothing(sweep_config, measured):
+    rows = plan([(4, 4)], ['lcq'], [0], float_control=True)
+    measured.errors['float_seed0'] = RuntimeError('diverged')
+    records = run(sweep_config, rows)
+    assert ['error' in record for record in records] == [
+        False, True, False, False]
+    assert records[1]['error'] == 'RuntimeError: diverged'
+
+
 def test_rows_that_differ_have_folders_and_labels_that_differ():
     rows = plan([(8, 8), (8, 2), (2, 8)], ['lcq', 'uniform'], [0, 1, 12])
     assert len({row.folder for row in rows}) == len(rows) == 25
@@ -325,7 +357,8 @@ def test_training_that_was_done_has_no_memory_to_measure(train, sweep_config):
 
 def test_pictures_show_the_lowest_widths_of_the_first_variant(
         sweep_config, monkeypatch):
-    rows = plan([(8, 8), (4, 4), (3, 3), (2, 2)], ['lcq', 'uniform'], [0, 1])
+    rows = plan([(8, 8), (4, 4), (3, 3), (2, 2)], ['lcq', 'uniform'], [0, 1],
+                float_control=True)
     records = [{} for _ in rows]
     records[rows.index(Row('lcq', (3, 3), 0))] = dict(error='diverged')
     opened = []

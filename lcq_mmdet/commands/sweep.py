@@ -62,6 +62,12 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         help="seeds of the fine-tuning (default: the config's, or 0)")
     parser.add_argument(
+        '--float-control',
+        action='store_true',
+        help='fine-tune the float detector, too, for as long as the quantized '
+        'ones: what they are to be compared with, since they train longer '
+        'than the one they start from')
+    parser.add_argument(
         '--progressive',
         action='store_true',
         help='start each bit-width from the next higher one, with its clips '
@@ -122,7 +128,8 @@ def main() -> None:
     cfg = load_config(args)
     seeds = args.seeds or [cfg.get('randomness', {}).get('seed') or 0]
     variants = read_variants(args)
-    rows = plan(widths, variants, [] if args.no_train else seeds)
+    rows = plan(widths, variants, [] if args.no_train else seeds,
+                args.float_control)
     check_files(cfg, ('train_dataloader', 'test_dataloader'))
     check_float(cfg)
     join_launcher(cfg)

@@ -62,10 +62,15 @@ def plot_map(rows: Sequence[Mapping[str, Any]], path: str) -> None:
     figure = Figure(figsize=(9, 3.6), layout='constrained')
     by_bits, by_size = figure.subplots(1, 2, sharey=True)
     curves: Dict[str, List[Tuple[float, float, float, float]]] = {}
-    for (name, _), group in group_rows(rows[1:]).items():
+    for (name, bits_text), group in group_rows(rows[1:]).items():
         good = [row for row in group if 'error' not in row]
         if good:
             ap = np.array([row['metrics']['mAP'] for row in good])
+            if bits_text == 'float':
+                for ax in (by_bits, by_size):
+                    ax.axhline(ap.mean(), color='.5', lw=1, ls='--',
+                               label=name)
+                continue
             curves.setdefault(name, []).append(
                 (good[0]['weight_bits'], good[0]['cost']['bytes'] / 1e6,
                  ap.mean(), ap.std(ddof=1) if len(ap) > 1 else 0.))

@@ -77,7 +77,8 @@ def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
         rows: Dictionaries with ``case`` and ``name``. They may have
             ``seconds``, times by what was measured, ``peak_memory`` and
             ``file_bytes``, both in bytes, ``relative_error``, the mean
-            squared error over the variance, and ``metrics`` as
+            squared error over the variance, ``copy_share``, the bandwidth
+            over that of a copy by what was measured, and ``metrics`` as
             :func:`map_table` takes them.
         markdown: Whether to write Markdown.
     """
@@ -102,6 +103,9 @@ def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
     evaluated = any('metrics' in row for row in rows)
     if evaluated:
         table.add_column('AP', justify='right')
+    copied = any('copy_share' in row for row in rows)
+    if copied:
+        table.add_column("% of a copy's bandwidth", justify='right')
     for row in rows:
         baseline = first[row['case']]
         cells = [
@@ -115,6 +119,10 @@ def ratio_table(rows: Sequence[Row], markdown: bool = False) -> str:
         if evaluated:
             ap = _get(row, 'metrics', 'mAP')
             cells.append('' if ap is None else f'{ap:.3f}')
+        if copied:
+            cells.append(', '.join(
+                f'{share:.0%}'.rstrip('%')
+                for share in row.get('copy_share', {}).values()))
         table.add_row(row['case'] if row is baseline else '', row['name'],
                       *cells)
     return render(table, width=1000 if markdown else 160)

@@ -27,9 +27,14 @@ class Row:
         return self.variant == 'float'
 
     @property
+    def is_start(self) -> bool:
+        """Whether it is the float detector that all others start from."""
+        return self.is_float and self.seed is None
+
+    @property
     def name(self) -> str:
         """What the row is called in a table, with :attr:`bits_text`."""
-        if self.is_float:
+        if self.is_start:
             return 'float'
         how = 'calibrated' if self.seed is None else 'fine-tuned'
         return f'{self.variant}, {how}'
@@ -42,7 +47,7 @@ class Row:
     def folder(self) -> str:
         """Name of the row's folder in the work directory."""
         if self.is_float:
-            return 'float'
+            return 'float' if self.is_start else f'float_seed{self.seed}'
         how = 'calibrated' if self.seed is None else f'seed{self.seed}'
         return '{}_w{}a{}_{}'.format(self.variant, *self.bits, how)
 
@@ -95,9 +100,20 @@ def pair_bits(bits: Optional[Sequence[int]],
 
 def plan(widths: Sequence[Tuple[int, int]],
          variants: Iterable[str],
-         seeds: Sequence[int]) -> List[Row]:
-    """List the rows of a sweep in the order in which they run."""
+         seeds: Sequence[int],
+         float_control: bool = False) -> List[Row]:
+    """List the rows of a sweep in the order in which they run.
+
+    Args:
+        widths: Bits of weights and inputs.
+        variants: Names of what is compared at each of them.
+        seeds: Seeds of the fine-tuning; without one there is none.
+        float_control: Whether to fine-tune the float detector, too, for as
+            long as the quantized ones.
+    """
     rows = [Row()]
+    if float_control:
+        rows += [Row(seed=seed) for seed in seeds]
     for bits in widths:
         for variant in variants:
             rows += [Row(variant, bits, seed) for seed in (None, *seeds)]

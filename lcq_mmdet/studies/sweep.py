@@ -121,7 +121,7 @@ class Sweep:
         try:
             result = self._measure(row)
         except Exception as error:
-            if row.is_float:
+            if row.is_start:
                 raise
             print_log(traceback.format_exc(), 'current')
             text = (str(error).splitlines() or [''])[0]
@@ -134,7 +134,7 @@ class Sweep:
 
     def _measure(self, row: Row) -> Dict[str, Any]:
         cfg = self.row_config(row)
-        if row.is_float:
+        if row.is_start:
             step = _measure_step(cfg)
         elif row.seed is not None:
             step = _train(cfg)
@@ -161,7 +161,7 @@ class Sweep:
             cfg.visualizer.name = row.folder
         if row.seed is not None:
             cfg.randomness = dict(cfg.get('randomness', {}), seed=row.seed)
-            if self.progressive:
+            if self.progressive and not row.is_float:
                 cfg.load_from = self._start(row) or cfg.load_from
         return cfg
 
@@ -180,7 +180,8 @@ class Sweep:
         """
         done = [
             row for row, record in zip(self.rows, records)
-            if row.seed is not None and 'error' not in record
+            if row.seed is not None and not row.is_float
+            and 'error' not in record
         ]
         rows = {
             row.bits: row
