@@ -1,4 +1,5 @@
 """What the supported torch and mmengine versions need from us, and why."""
+import functools
 import pickle
 from typing import (Any, Callable, Dict, Hashable, Iterable, List, Optional,
                     Union)
@@ -9,6 +10,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.utils import digit_version
+from pycocotools.coco import COCO
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -154,3 +156,23 @@ def allow_checkpoint_globals() -> None:
         for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
             allowed.append((value.__reduce__()[0], f'{module}.{name}'))
     torch.serialization.add_safe_globals(allowed)
+
+
+def evaluate_without_info() -> None:
+    """Let pycocotools evaluate against annotations that lack what is idle.
+
+    It copies ``info`` of the annotations (2.0.9 and later; not seen to be
+    used) and reads ``iscrowd`` of each, and ends with a ``KeyError`` without,
+    after the epochs that led there. Many converters write neither. Annotations
+    that have both are left as they are.
+    """
+    load_results = COCO.loadRes
+
+    @functools.wraps(load_results)
+    def load(self: COCO, *args: Any, **kwargs: Any) -> COCO:
+        self.dataset.setdefault('info', {})
+        for annotation in self.dataset.get('annotations', ()):
+            annotation.setdefault('iscrowd', 0)
+        return load_results(self, *args, **kwargs)
+
+    COCO.loadRes = load
