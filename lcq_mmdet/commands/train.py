@@ -7,6 +7,7 @@ from mmengine.runner import find_latest_checkpoint
 from lcq_mmdet.cli import (add_runner_arguments, build_runner, check_files,
                            load_config)
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.hooks import EvaluationCheckpointHook
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,4 +47,6 @@ def main() -> None:
     if resume_from:
         cfg.resume, cfg.load_from = True, resume_from
     check_files(cfg, ('train_dataloader', 'val_dataloader'))
-    build_runner(cfg).train()
+    runner = build_runner(cfg)
+    runner.register_hook(EvaluationCheckpointHook())
+    runner.train()

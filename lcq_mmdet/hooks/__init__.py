@@ -1,4 +1,5 @@
+from .evaluation_hook import EvaluationCheckpointHook
 from .lcq_hook import LCQHook
 from .monitor_hook import LCQMonitorHook
 
-__all__ = ['LCQHook', 'LCQMonitorHook']
+__all__ = ['EvaluationCheckpointHook', 'LCQHook', 'LCQMonitorHook']
