@@ -2,6 +2,8 @@
 import argparse
 import os
 import os.path as osp
+from contextlib import contextmanager
+from typing import Iterator
 
 from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed
@@ -54,14 +56,28 @@ def read_config(path: str, pretrained: bool = False) -> Config:
     if '::' not in path:
         if not osp.isfile(path):
             raise LCQError(f'config={path!r}: no such file')
-        return Config.fromfile(path)
+        with _imports_told(path):
+            return Config.fromfile(path)
     try:
-        cfg = get_config(path, pretrained)
+        with _imports_told(path):
+            cfg = get_config(path, pretrained)
     except (AssertionError, FileNotFoundError, ValueError) as error:
         raise LCQError(f'config={path!r}: {error}') from None
     if pretrained and cfg.get('load_from') is None:
         cfg.load_from = cfg.pop('model_path')
     return cfg
+
+
+@contextmanager
+def _imports_told(path: str) -> Iterator[None]:
+    """Name the package that a config needs and that is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        cause = error.__cause__ or error.__context__ or error
+        raise LCQError(f'config={path!r}: needs a package that cannot be '
+                       f'imported: {str(cause).splitlines()[0]}; install '
+                       'it') from None
 
 
 def join_launcher(cfg: Config) -> None:

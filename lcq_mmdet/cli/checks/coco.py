@@ -1,5 +1,6 @@
 """Reading annotations in COCO's format, and what must be in them."""
 import json
+from collections import Counter
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -87,10 +88,10 @@ def read_coco(path: str, problems: Problems,
     if 'info' not in content:
         problems.warn(f'{path}: info is missing; pycocotools needs it, and is '
                       'given an empty one: add "info": {}')
-    file = CocoFile(path, content)
-    _check_ids(file, content, problems)
-    _check_links(file, problems)
-    return file
+    coco = CocoFile(path, content)
+    _check_ids(coco, content, problems)
+    _check_links(coco, problems)
+    return coco
 
 
 def _check_needed(path: str, where: str, entries: List[Any],
@@ -126,12 +127,11 @@ def _check_ids(file: CocoFile, content: Dict[str, Any],
                problems: Problems) -> None:
     for where in _LISTS:
         ids = [entry['id'] for entry in content[where]]
-        if len(set(ids)) < len(ids):
-            seen: set = set()
-            twice = [i for i in ids if i in seen or seen.add(i)]
+        again = [i for i, count in Counter(ids).items() if count > 1]
+        if again:
             problems.mistake(
-                f'{file.path}: {where}: {len(twice)} ids repeat, the first '
-                f'is {twice[0]!r}; number them anew, from 1')
+                f'{file.path}: {where}: {len(again)} ids repeat, the first '
+                f'is {again[0]!r}; number them anew, from 1')
         elif where == 'annotations' and 0 in ids:
             problems.warn(
                 f'{file.path}: annotations: an id is 0, and pycocotools takes '

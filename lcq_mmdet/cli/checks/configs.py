@@ -58,6 +58,12 @@ def find_class(registry: Registry, name: Any) -> Any:
         return switched.get(name)
 
 
+def type_name(cfg: Dict[str, Any]) -> str:
+    """Return a config's type, of either style, without its module or scope."""
+    name = cfg.get('type', '')
+    return getattr(name, '__name__', str(name)).rpartition('.')[2]
+
+
 def innermost(where: str, cfg: Dict) -> Iterator[Tuple[str, Dict]]:
     """Iterate over the innermost dataset configs and their keys."""
     inner = cfg.get('datasets', cfg.get('dataset'))

@@ -12,7 +12,7 @@ from .boxes import check_boxes, check_not_empty, kept_images
 from .classes import (check_categories, check_names, check_num_classes,
                       check_same_labels, labels_of)
 from .coco import CocoFile, read_coco
-from .configs import Source, find_class, innermost, metrics_of
+from .configs import Source, find_class, innermost, metrics_of, type_name
 from .images import check_images
 from .problems import Problems
 from .xml import check_xml
@@ -225,7 +225,7 @@ def _loads_masks(source: Source) -> bool:
 def _check_instances(where: str, source: Source, problems: Problems) -> None:
     """Check that samples carry what is evaluated against."""
     for step in source.pipeline:
-        if (step.get('type') == 'PackDetInputs' and 'meta_keys' in step
+        if (type_name(step) == 'PackDetInputs' and 'meta_keys' in step
                 and 'instances' not in step['meta_keys']):
             problems.mistake(
                 f'{where}.ann_file: there is none, and {source.key}.pipeline '

@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from lcq_mmdet.errors import LCQError
 
-from .configs import innermost, paths_of
+from .configs import innermost, paths_of, type_name
 from .data import check_data
 
 
@@ -37,7 +37,7 @@ def check_files(cfg: Config, dataloaders: Sequence[str]) -> None:
 
 def _how_to_get(dataset: Dict) -> str:
     root = (dataset.get('data_root') or '.').rstrip('/')
-    if dataset.get('type') == 'ToyCocoDataset':
+    if type_name(dataset) == 'ToyCocoDataset':
         return f"generate it: 'python tools/make_toy_coco.py {root}'"
     return ('get train2017, val2017 and annotations of COCO from '
             f'https://cocodataset.org/#download and unpack them in {root!r}, '

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .configs import Source
+from .configs import Source, type_name
 from .problems import Problems
 
 _ALL = 1000
@@ -70,7 +70,7 @@ def _remedy(source: Source, folder: str, name: str) -> str:
 
 def _loads_plainly(source: Source) -> bool:
     step = source.pipeline[0] if source.pipeline else {}
-    return (step.get('type') == 'LoadImageFromFile'
+    return (type_name(step) == 'LoadImageFromFile'
             and step.get('color_type', 'color') == 'color'
             and step.get('imdecode_backend', 'cv2') == 'cv2')
 
