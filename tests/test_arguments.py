@@ -34,7 +34,7 @@ def check(**given):
 
 
 @pytest.mark.parametrize('given', [
-    dict(config='a.py', checkpoint='a.pth', out='new/folder/a.onnx'),
+    dict(config='a.py', checkpoint='a.pth', out='runs/a.onnx'),
     dict(config='mmdet::a/b.py', checkpoint='https://host/a.pth', out=None),
     dict(config=['a.py', 'runs/a.py'], work_dir='new/run'),
     dict(config='a.py', resume='auto', work_dir=None),
@@ -74,6 +74,8 @@ def test_sound_arguments_pass(folder, given):
     (dict(out='runs'), "--out='runs': is a folder; give a file in it"),
     (dict(config='a.py', checkpoint='a.pth', out='./a.pth'),
      "--out='./a.pth': is what is read, too"),
+    (dict(out='new/a.onnx'),
+     "--out='new/a.onnx': cannot be written, there is no folder 'new'"),
     (dict(out='a.txt/b.onnx'), "a.txt' is a file; choose another folder"),
     (dict(work_dir='a.txt'), "--work-dir='a.txt': "),
     (dict(out_dir='a.txt/b'), "--out-dir='a.txt/b': "),
@@ -83,8 +85,8 @@ def test_mistake_comes_with_its_remedy(folder, given, message):
 
 
 @pytest.mark.parametrize('given', [
-    dict(out='locked/a.onnx'), dict(out='locked/new/a.onnx'),
-    dict(work_dir='locked')
+    dict(out='locked/a.onnx'), dict(work_dir='locked'),
+    dict(out_dir='locked/new')
 ])
 def test_folder_that_cannot_be_written_is_told(folder, given, monkeypatch):
     """A superuser can write everywhere, so access is asked in its place."""

@@ -119,7 +119,11 @@ def _check_out(path: str, inputs: List[Optional[str]]) -> Optional[str]:
             return f'{where}: is what is read, too; choose another name'
     if osp.exists(path) and not os.access(path, os.W_OK):
         return f'{where}: cannot be written; choose another name'
-    return _check_folder('--out', path, osp.dirname(path))
+    folder = osp.dirname(path) or '.'
+    if not osp.lexists(folder):
+        return (f'{where}: cannot be written, there is no folder {folder!r}; '
+                'make it first')
+    return _check_folder('--out', path, folder)
 
 
 def _check_folder(key: str, path: str,

@@ -1,7 +1,7 @@
 """Reading annotations in COCO's format, and what must be in them."""
 import json
 from collections import Counter
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -10,10 +10,16 @@ from lcq_mmdet.errors import some
 from .problems import Problems
 
 _LISTS = ('images', 'annotations', 'categories')
-_NEEDED = dict(
-    images=('id', 'file_name', 'width', 'height'),
-    annotations=('id', 'image_id', 'category_id', 'bbox', 'area'),
-    categories=('id', 'name'))
+_NUMBER, _TEXT, _ANY = (int, float), (str, ), (object, )
+_NEEDED: Dict[str, Dict[str, Tuple[type, ...]]] = dict(
+    images=dict(id=_ANY, file_name=_TEXT, width=_NUMBER, height=_NUMBER),
+    annotations=dict(
+        id=_ANY,
+        image_id=_ANY,
+        category_id=_ANY,
+        bbox=(list, ),
+        area=_NUMBER),
+    categories=dict(id=_ANY, name=_TEXT))
 
 
 class CocoFile:
@@ -96,8 +102,8 @@ def read_coco(path: str, problems: Problems,
 
 def _check_needed(path: str, where: str, entries: List[Any],
                   problems: Problems) -> bool:
-    """Check that no entry is without a key that mmdet reads."""
-    for key in _NEEDED[where]:
+    """Check that every entry has what mmdet reads, of a kind it can use."""
+    for key, kinds in _NEEDED[where].items():
         lacking = [
             index for index, entry in enumerate(entries)
             if not isinstance(entry, dict) or entry.get(key) is None
@@ -110,12 +116,20 @@ def _check_needed(path: str, where: str, entries: List[Any],
                 f'{len(lacking)} of {len(entries)}; mmdet stops there: '
                 f'{remedy}')
             return False
+        for index, entry in enumerate(entries):
+            if not isinstance(entry[key], kinds):
+                kind = 'text' if kinds is _TEXT else 'a number'
+                if key == 'bbox':
+                    kind = 'x, y, width and height'
+                problems.mistake(f'{path}: {where}.{index}.{key}='
+                                 f'{entry[key]!r}: must be {kind}')
+                return False
     if where != 'annotations':
         return True
     for index, entry in enumerate(entries):
         box = entry['bbox']
-        if (not isinstance(box, list) or len(box) != 4
-                or not all(isinstance(side, (int, float)) for side in box)):
+        if len(box) != 4 or not all(
+                isinstance(side, (int, float)) for side in box):
             problems.mistake(
                 f'{path}: annotations.{index}.bbox={box!r}: must be four '
                 'numbers: x, y, width and height')

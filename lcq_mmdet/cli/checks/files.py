@@ -39,6 +39,8 @@ def _how_to_get(dataset: Dict) -> str:
     root = (dataset.get('data_root') or '.').rstrip('/')
     if type_name(dataset) == 'ToyCocoDataset':
         return f"generate it: 'python tools/make_toy_coco.py {root}'"
+    if '2017' not in str(dataset.get('ann_file')):
+        return 'set data_root, or the path below it'
     return ('get train2017, val2017 and annotations of COCO from '
             f'https://cocodataset.org/#download and unpack them in {root!r}, '
             'or set data_root; without COCO, try '
