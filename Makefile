@@ -1,5 +1,6 @@
 # make demo    set up, train float and 4 bits on generated data, report
 # make test    set up and run the tests
+# make test-slow   more trainings: odd data, wrappers, other detectors
 # make test-onedl  the same on the maintained fork of mmdet, in an environment of
 #              its own; not part of the other targets
 # make check   set up and run flake8, isort and mypy
@@ -9,7 +10,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-onedl run-onedl check clean
+.PHONY: help setup demo test test-slow test-onedl run-onedl check clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -81,6 +82,10 @@ demo: $(LCQ)/.trained
 test: $(VENV)/.ready
 	@$(SAY) "Running the tests (about 15 minutes on two cores)"
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.ready
+	@$(SAY) "Running the slow tests (about 10 minutes on two cores)"
+	$(BIN)/python -m pytest -m slow
 
 $(VENV)/.onedl: $(VENV)/.created requirements/build.txt requirements/onedl.txt requirements/tests.txt $(REQUIREMENTS)
 	@$(SAY) "Installing torch, the fork and its mmcv, which is compiled (15 to 25 minutes on two cores)"

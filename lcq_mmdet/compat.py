@@ -1,4 +1,5 @@
 """What the supported torch and mmengine versions need from us, and why."""
+import functools
 import pickle
 from typing import Any, Callable, Union
 
@@ -7,6 +8,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from pycocotools.coco import COCO
 
 #: As a name of its own from torch 2.3 on.
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or (
@@ -60,3 +62,23 @@ def allow_checkpoint_globals() -> None:
         for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
             allowed.append((value.__reduce__()[0], f'{module}.{name}'))
     torch.serialization.add_safe_globals(allowed)
+
+
+def evaluate_without_info() -> None:
+    """Let pycocotools evaluate against annotations that lack what is idle.
+
+    It copies ``info`` of the annotations (2.0.9 and later; not seen to be
+    used) and reads ``iscrowd`` of each, and ends with a ``KeyError`` without,
+    after the epochs that led there. Many converters write neither. Annotations
+    that have both are left as they are.
+    """
+    load_results = COCO.loadRes
+
+    @functools.wraps(load_results)
+    def load(self: COCO, *args: Any, **kwargs: Any) -> COCO:
+        self.dataset.setdefault('info', {})
+        for annotation in self.dataset.get('annotations', ()):
+            annotation.setdefault('iscrowd', 0)
+        return load_results(self, *args, **kwargs)
+
+    COCO.loadRes = load

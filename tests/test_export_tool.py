@@ -236,8 +236,9 @@ def test_mistakes_are_told_in_one_line(toy_coco, trained, packed, refusal):
 
     assert 'must end in .safetensors' in export(
         'config.py', 'epoch_1.pth', out='x.bin')
-    assert "checkpoint='none.pth': is not a checkpoint that can be" in export(
+    assert "checkpoint='none.pth': no such file; give one of its" in export(
         'config.py', 'none.pth')
+    assert 'give the config first' in export('epoch_1.pth', 'config.py')
     assert 'still is float, it has no backbone.conv1.act_quantizer' in export(
         'config.py', 'float.pth')
     assert 'neck.fpn_convs.0.conv: was never calibrated' in export(

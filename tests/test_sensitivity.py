@@ -152,7 +152,7 @@ def test_patterns_of_the_config_give_way_to_the_proposal(config):
     (('--budget-mb', '0'), '--budget-mb=0: must be a positive number'),
     (('--budget-gbops', 'nan'), '--budget-gbops=nan: must be a positive'),
     (('--num-batches', '0'), 'num_batches=0: must be 1 or more'),
-    (('missing.pth', ), "load_from='missing.pth': no such file"),
+    (('missing.pth', ), "checkpoint='missing.pth': no such file"),
 ])
 def test_bad_input_is_told_before_anything_is_measured(tool, config, flags,
                                                        message):

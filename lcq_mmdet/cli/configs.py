@@ -2,6 +2,8 @@
 import argparse
 import os
 import os.path as osp
+from contextlib import contextmanager
+from typing import Iterator
 
 from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed
@@ -13,6 +15,8 @@ from mmengine.utils.dl_utils import set_multi_processing
 from lcq_mmdet.conversion.model import apply_lcq
 from lcq_mmdet.errors import LCQError
 
+from .checks.arguments import check_arguments
+
 _BITS = ('bits', 'weight_bits', 'act_bits')
 
 
@@ -23,8 +27,12 @@ def load_config(args: argparse.Namespace) -> Config:
     starts from mmdet's published checkpoint unless ``load_from`` is set.
 
     Raises:
-        LCQError: If there is no such config or a bit-width is invalid.
+        LCQError: If there is no such config, a path of the arguments is of
+            another kind, or a bit-width is invalid.
     """
+    problem = check_arguments(args)
+    if problem:
+        raise LCQError(problem)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     bits = {key: getattr(args, key) for key in _BITS}
     bits = {key: value for key, value in bits.items() if value is not None}
@@ -54,14 +62,28 @@ def read_config(path: str, pretrained: bool = False) -> Config:
     if '::' not in path:
         if not osp.isfile(path):
             raise LCQError(f'config={path!r}: no such file')
-        return Config.fromfile(path)
+        with _imports_told(path):
+            return Config.fromfile(path)
     try:
-        cfg = get_config(path, pretrained)
+        with _imports_told(path):
+            cfg = get_config(path, pretrained)
     except (AssertionError, FileNotFoundError, ValueError) as error:
         raise LCQError(f'config={path!r}: {error}') from None
     if pretrained and cfg.get('load_from') is None:
         cfg.load_from = cfg.pop('model_path')
     return cfg
+
+
+@contextmanager
+def _imports_told(path: str) -> Iterator[None]:
+    """Name the package that a config needs and that is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        cause = error.__cause__ or error.__context__ or error
+        raise LCQError(f'config={path!r}: needs a package that cannot be '
+                       f'imported: {str(cause).splitlines()[0]}; install '
+                       'it') from None
 
 
 def join_launcher(cfg: Config) -> None:

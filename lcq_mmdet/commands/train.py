@@ -5,8 +5,9 @@ from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.runner import find_latest_checkpoint
 
 from lcq_mmdet.cli import (add_runner_arguments, build_runner, check_files,
-                           load_config)
+                           check_training, load_config, sole_training)
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.hooks import EvaluationCheckpointHook
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,4 +47,8 @@ def main() -> None:
     if resume_from:
         cfg.resume, cfg.load_from = True, resume_from
     check_files(cfg, ('train_dataloader', 'val_dataloader'))
-    build_runner(cfg).train()
+    check_training(cfg)
+    with sole_training(cfg):
+        runner = build_runner(cfg)
+        runner.register_hook(EvaluationCheckpointHook())
+        runner.train()

@@ -1,0 +1,60 @@
+"""Checks of a training as a whole."""
+import os.path as osp
+from contextlib import contextmanager
+from typing import Iterator
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.utils import mkdir_or_exist
+
+from lcq_mmdet.errors import LCQError
+
+from .configs import type_name
+from .data import is_first_process
+
+try:
+    import fcntl
+except ImportError:  # On Windows there is none.
+    fcntl = None  # type: ignore[assignment]
+
+
+def check_training(cfg: Config) -> None:
+    """Check what mmengine would assert once the model is built.
+
+    Raises:
+        LCQError: If mixed precision is wanted and there is no GPU.
+    """
+    wrapper = cfg.get('optim_wrapper') or {}
+    if type_name(wrapper) == 'AmpOptimWrapper' and get_device() in ('cpu',
+                                                                    'mps'):
+        raise LCQError(
+            "optim_wrapper.type='AmpOptimWrapper': mixed precision needs a "
+            "GPU, and there is none; leave out --amp, or set "
+            "optim_wrapper.type='OptimWrapper'")
+
+
+@contextmanager
+def sole_training(cfg: Config) -> Iterator[None]:
+    """Keep a second training out of the work directory while one runs.
+
+    The two would overwrite and delete each other's checkpoints. The lock goes
+    with the process, however that ends; where the file system has no locks
+    nothing is kept out.
+
+    Raises:
+        LCQError: If another training runs in it.
+    """
+    if fcntl is None or not is_first_process(cfg):
+        yield
+        return
+    mkdir_or_exist(cfg.work_dir)
+    with open(osp.join(cfg.work_dir, '.training'), 'w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LCQError(
+                f'--work-dir={cfg.work_dir!r}: another training runs in it; '
+                'wait for it, or choose another directory') from None
+        except OSError:
+            pass
+        yield

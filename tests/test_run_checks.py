@@ -1,0 +1,71 @@
+"""What is checked of a training as a whole."""
+import subprocess
+import sys
+
+import pytest
+from mmengine.config import Config
+
+from lcq_mmdet import LCQError
+from lcq_mmdet.cli import check_training, read_config, sole_training
+
+HOLD = '''
+import fcntl, sys
+file = open(sys.argv[1], 'w')
+fcntl.flock(file, fcntl.LOCK_EX)
+print('locked', flush=True)
+sys.stdin.read()
+'''
+
+
+def test_second_training_in_a_work_directory_is_kept_out(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path / 'run')))
+    with sole_training(cfg):
+        pass
+    other = subprocess.Popen(
+        [sys.executable, '-c', HOLD, str(tmp_path / 'run/.training')],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == 'locked\n'
+    with pytest.raises(LCQError, match="run': another training runs in it"):
+        with sole_training(cfg):
+            pass
+    # The lock of a training that was killed is no hindrance.
+    other.kill()
+    other.communicate()
+    with sole_training(cfg):
+        pass
+
+
+def test_other_processes_of_a_launcher_train_along(tmp_path, monkeypatch):
+    cfg = Config(dict(work_dir=str(tmp_path), launcher='pytorch'))
+    monkeypatch.setenv('RANK', '0')
+    with sole_training(cfg):
+        monkeypatch.setenv('RANK', '1')
+        with sole_training(cfg):
+            pass
+
+
+def test_mixed_precision_without_a_gpu_is_refused(monkeypatch):
+    cfg = Config(dict(optim_wrapper=dict(type='AmpOptimWrapper')))
+    monkeypatch.setattr('lcq_mmdet.cli.checks.runs.get_device', lambda: 'cpu')
+    with pytest.raises(LCQError, match='needs a GPU, and there is none'):
+        check_training(cfg)
+    monkeypatch.setattr('lcq_mmdet.cli.checks.runs.get_device',
+                        lambda: 'cuda')
+    check_training(cfg)
+
+
+@pytest.mark.parametrize('text', [
+    "custom_imports = dict(imports=['no_such_package'], "
+    'allow_failed_imports=False)',
+    "_base_ = 'base.py'"
+], ids=['named', 'by its base'])
+def test_package_that_a_config_needs_is_named(tmp_path, text):
+    (tmp_path / 'base.py').write_text(
+        "custom_imports = dict(imports=['no_such_package'], "
+        'allow_failed_imports=False)')
+    (tmp_path / 'a.py').write_text(text)
+    with pytest.raises(LCQError) as info:
+        read_config(str(tmp_path / 'a.py'))
+    error = str(info.value)
+    assert error.startswith(f"config='{tmp_path}/a.py': needs a package")
+    assert 'no_such_package' in error and '\n' not in error
