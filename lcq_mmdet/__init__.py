@@ -1,11 +1,14 @@
 """Learnable companding quantization for mmdetection."""
 from . import export, hooks, kernels
 from .compat import allow_checkpoint_globals, evaluate_without_info
+from .conversion.config import ConversionConfig
 from .conversion.convert import ConversionSummary, convert_
-from .conversion.model import LCQModel, apply_lcq
+from .conversion.model import LCQModel, apply_lcq, float_config
 from .errors import LCQError
+from .hooks import LCQDistillHook, LCQHook, LCQMonitorHook
+from .quantization.calibration import calibrate_
 from .quantization.config import QuantizerConfig
-from .quantization.layers import LCQConv2d
+from .quantization.layers import LCQConv2d, LCQLinear
 from .quantization.quantizer import LCQQuantizer
 from .version import __version__
 
@@ -13,6 +16,8 @@ allow_checkpoint_globals()
 evaluate_without_info()
 
 __all__ = [
-    'ConversionSummary', 'LCQConv2d', 'LCQError', 'LCQModel', 'LCQQuantizer',
-    'QuantizerConfig', '__version__', 'apply_lcq', 'convert_'
+    'ConversionConfig', 'ConversionSummary', 'LCQConv2d', 'LCQDistillHook',
+    'LCQError', 'LCQHook', 'LCQLinear', 'LCQModel', 'LCQMonitorHook',
+    'LCQQuantizer', 'QuantizerConfig', '__version__', 'apply_lcq',
+    'calibrate_', 'convert_', 'float_config'
 ]

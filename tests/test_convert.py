@@ -4,7 +4,8 @@ from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks.wrappers import Conv2d as MMCVConv2d
 from torch import nn
 
-from lcq_mmdet import LCQConv2d, LCQError, convert_
+from lcq_mmdet import (ConversionConfig, LCQConv2d, LCQError, QuantizerConfig,
+                       convert_)
 from lcq_mmdet.quantization.layers import lcq_layers
 
 
@@ -178,3 +179,21 @@ def test_converting_twice_is_refused():
     convert_(model)
     with pytest.raises(LCQError, match='converted already'):
         convert_(model)
+
+
+def test_config_does_what_flat_keys_do():
+    options = dict(bits=3, exclude=['neck'], overrides={
+        'backbone': dict(act_bits=5)}, weight_norm='channel')
+    config = ConversionConfig.from_options(options)
+    one, other, again = make_model(), make_model(), make_model()
+    assert (convert_(one, config).quantized ==
+            convert_(other, **options).quantized)
+    assert bits_of(one) == bits_of(other)
+    convert_(again, **config.to_options())
+    assert bits_of(again) == bits_of(one)
+    assert config.default == QuantizerConfig(3, 3, weight_norm='channel')
+
+
+def test_config_beside_flat_keys_is_refused():
+    with pytest.raises(LCQError, match='bits: is given beside config'):
+        convert_(make_model(), ConversionConfig(), bits=3)

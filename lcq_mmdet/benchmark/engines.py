@@ -23,7 +23,7 @@ from lcq_mmdet.export.graphs.session import Graph, sums_saturate
 from lcq_mmdet.export.graphs.trace import trace
 from lcq_mmdet.export.source import load_quantized, training_images
 from lcq_mmdet.export.writer import export_packed
-from lcq_mmdet.quantization.calibration import initialize_, observe
+from lcq_mmdet.quantization.calibration import calibrate_
 from lcq_mmdet.report.runs import average_precision
 
 _NUM_IMAGES = 2
@@ -120,9 +120,7 @@ class Engines:
             return model, list(training_images(self._cfg, model))
         model = _random_model(self._cfg)
         network = DetectorNetwork(model)
-        with observe(model) as observations:
-            network(*self._inputs)
-        initialize_(model, observations)
+        calibrate_(network, [self._inputs])
         return model, [self._noise(network)[0] for _ in range(_NUM_IMAGES)]
 
     def _runner(self, cfg: Config) -> Runner:

@@ -3,6 +3,7 @@
 All of them have as many levels, and gradients of the same parameters but for
 theta: the clip or scale, and the offset or zero point where it is learned.
 """
+from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence
 
 import torch
@@ -134,8 +135,7 @@ def _time_directions(contestants: Dict[str, Contestant], x: Tensor,
         source = torch.randn(
             int(streams * x.numel()), device=x.device).to(x.dtype)
         target = torch.empty_like(source)
-        calls[f'{COPY}/{direction}'] = (
-            lambda source=source, target=target: target.copy_(source))
+        calls[f'{COPY}/{direction}'] = partial(target.copy_, source)
     times: Dict[str, Dict[str, float]] = {}
     for key, value in interleaved_medians(calls, rounds).items():
         name, _, direction = key.partition('/')

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from lcq_mmdet.conversion.building import init_weights_, without_weights
 from lcq_mmdet.conversion.model import apply_lcq, float_config
 from lcq_mmdet.conversion.optimizer import CONSTRUCTOR
-from lcq_mmdet.quantization.calibration import initialize_, observe
+from lcq_mmdet.quantization.calibration import calibrate_
 from lcq_mmdet.quantization.config import QUANTIZERS
 
 from .memory import peak_allocation
@@ -87,9 +87,5 @@ class TrainingSteps:
 
     def _calibrate(self, model: Any) -> float:
         start = time.perf_counter()
-        with observe(model) as observations:
-            for batch in self._batches:
-                data = model.data_preprocessor(batch, False)
-                model(**data, mode='tensor')
-        initialize_(model, observations)
+        calibrate_(model, self._batches)
         return time.perf_counter() - start

@@ -1,6 +1,6 @@
 """Replace layers by quantized ones, by name and in place."""
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
@@ -13,7 +13,7 @@ from lcq_mmdet.quantization.mmcv_layers import QUANTIZED, LCQConvTranspose2d
 from lcq_mmdet.quantization.pyramid import begin_levels, count_levels
 
 from .checkpoint import check_packed
-from .options import check_options
+from .config import ConversionConfig
 from .patterns import check_patterns, matches, matching
 from .predictors import is_last_layer
 
@@ -44,32 +44,15 @@ class ConversionSummary:
 
 
 def convert_(model: nn.Module,
-             modules: Optional[Sequence[str]] = None,
-             first_layer_bits: Optional[int] = 8,
-             last_layer_bits: Optional[int] = 8,
-             exclude: Sequence[str] = (),
-             overrides: Optional[Mapping[str, Mapping[str, Any]]] = None,
+             config: Optional[ConversionConfig] = None,
              **options) -> ConversionSummary:
     """Replace convolutions and linear layers by quantized ones, in place.
 
-    A pattern is a layer's or module's qualified name, in which ``*``, ``?``
-    and ``[]`` match as in file names; it covers all that lies below.
-
     Args:
         model: Any module; parameters stay the same objects.
-        modules: Patterns of what to quantize; ``None`` stands for all
-            modules named ``backbone`` and ``neck``, at any depth.
-        first_layer_bits: Bit-width of weight and input of the model's first
-            convolution, 2 to 8; ``None`` treats it as any other. Its input,
-            the image, keeps the quantizer that calibration gives it: data
-            needs no gradient, and the one of the largest map is dear.
-        last_layer_bits: Bit-width of weight and input of the layers whose
-            output is a prediction, as :func:`~lcq_mmdet.conversion.predictors.
-            is_last_layer` tells them; ``None`` treats them as any other.
-        exclude: Patterns of what to leave in float all the same.
-        overrides: Settings of some layers by pattern, such as
-            ``{'neck': dict(bits=8)}``; later patterns win.
-        **options: ``bits`` and the settings of :class:`QuantizerConfig`.
+        config: What becomes of which layer; or
+        **options: the same in flat keys: ``bits`` and the fields of
+            :class:`ConversionConfig` and :class:`QuantizerConfig`.
 
     Returns:
         What was replaced and what was not; it is also kept on the model, as
@@ -79,58 +62,81 @@ def convert_(model: nn.Module,
         LCQError: If an option is unknown or out of range, a pattern matches
             no layer, nothing is left to quantize, or the model is converted
             already. The model is unchanged then.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(),
+        ...                       nn.Conv2d(8, 8, 3))
+        >>> convert_(model, bits=4, modules=['*']).quantized
+        ('0', '2')
     """
-    config = check_options(
-        dict(
-            options,
-            modules=modules,
-            first_layer_bits=first_layer_bits,
-            last_layer_bits=last_layer_bits,
-            exclude=exclude,
-            overrides=overrides))
-    overrides = overrides or {}
+    if config is None:
+        config = ConversionConfig.from_options(options)
+    elif options:
+        raise LCQError(f'{next(iter(options))}: is given beside config; set '
+                       'it there')
+    first, configs, left_float = _choose(model, config)
+    heads = count_levels(model)
+    num_levels = _pyramid_levels(configs, heads)
+    replaced = _replace_(model, configs, num_levels)
+    if num_levels:
+        # Detectors call a head, or past its hooks its forward.
+        for part in (model, *map(model.get_submodule, heads)):
+            part.register_forward_pre_hook(begin_levels)
+    if first in configs and config.first_layer_bits is not None:
+        replaced[first].act_quantizer.requires_grad_(False)
+    model._register_load_state_dict_pre_hook(check_packed, with_module=True)
+    summary = ConversionSummary(tuple(configs), left_float)
+    model.lcq_summary = summary  # type: ignore[assignment]
+    return summary
+
+
+def _choose(
+    model: nn.Module, config: ConversionConfig
+) -> Tuple[str, Dict[str, QuantizerConfig], Dict[str, str]]:
+    """Resolve the settings of each layer, or why it stays in float.
+
+    Returns:
+        Name of the first convolution, settings by name, reasons by name.
+    """
     layers = dict(weighted_layers(model))
     if any(isinstance(layer, QuantizedLayer) for layer in layers.values()):
         raise LCQError('model: is converted already')
-    if modules is None:
-        modules = _default_modules(layers)
+    modules = (
+        _default_modules(layers)
+        if config.modules is None else config.modules)
     check_patterns('modules', modules, layers)
-    check_patterns('exclude', exclude, layers)
-    check_patterns('overrides', list(overrides), layers)
-
-    special = {
-        name: last_layer_bits
+    check_patterns('exclude', config.exclude, layers)
+    check_patterns('overrides', list(config.overrides), layers)
+    bits = {
+        name: config.last_layer_bits
         for name in layers if is_last_layer(model, name)
     }
     first = next((name for name, layer in layers.items()
                   if isinstance(layer, nn.Conv2d)), '')
-    special[first] = first_layer_bits
+    bits[first] = config.first_layer_bits
     configs: Dict[str, QuantizerConfig] = {}
     left_float: Dict[str, str] = {}
     for name, layer in layers.items():
-        layer_config = config
-        if special.get(name) is not None:
-            layer_config = config.updated({'bits': special[name]},
-                                          f'{name}.')
-        for pattern, settings in overrides.items():
-            if matches(name, pattern):
-                layer_config = layer_config.updated(
-                    settings, f'overrides[{pattern!r}].')
-        reason = _reason_to_leave(name, layer, modules, exclude, layer_config)
+        own = config.of_layer(name, bits.get(name))
+        reason = _reason_to_leave(name, layer, modules, config.exclude, own)
         if reason:
             left_float[name] = reason
         else:
-            configs[name] = layer_config
+            configs[name] = own
     if not configs:
         raise LCQError(f'modules={list(modules)!r}: there is no layer to '
                        f'quantize in them: {_most_frequent(left_float)}')
-    for pattern in overrides:
+    for pattern in config.overrides:
         if not any(matches(name, pattern) for name in configs):
             raise LCQError(f'overrides: the pattern {pattern!r} covers only '
                            'layers that stay in float; extend modules or drop '
                            'it')
+    return first, configs, left_float
 
-    heads = count_levels(model)
+
+def _pyramid_levels(configs: Mapping[str, QuantizerConfig],
+                    heads: Mapping[str, int]) -> Dict[str, int]:
+    """Count the pyramid levels of the layers that tell them apart."""
     num_levels = {
         name: heads[head]
         for head in heads for name in configs
@@ -141,25 +147,25 @@ def convert_(model: nn.Module,
             'per_level=True: of the layers to quantize none is in a head that '
             "takes several levels; add one to modules, such as 'bbox_head'"
             + (f' of {", ".join(heads)}' if heads else ''))
-    replaced: Dict[int, QuantizedLayer] = {}
-    for name, layer in model.named_modules(remove_duplicate=False):
-        if name in configs:
-            replaced[id(layer)] = QUANTIZED[type(layer)].from_float(
-                layer, configs[name], num_levels.get(name, 1))
-    for name, layer in list(model.named_modules(remove_duplicate=False)):
-        if id(layer) in replaced:
+    return num_levels
+
+
+def _replace_(model: nn.Module, configs: Mapping[str, QuantizerConfig],
+              num_levels: Mapping[str, int]) -> Dict[str, QuantizedLayer]:
+    """Put quantized layers in place of float ones, under all their names."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    replaced = {
+        name: QUANTIZED[type(modules[name])].from_float(
+            modules[name], config, num_levels.get(name, 1))
+        for name, config in configs.items()
+    }
+    by_identity = {id(modules[name]): new for name, new in replaced.items()}
+    for name, layer in modules.items():
+        if id(layer) in by_identity:
             parent, _, child = name.rpartition('.')
-            setattr(model.get_submodule(parent), child, replaced[id(layer)])
-    if num_levels:
-        # Detectors call a head, or past its hooks its forward.
-        for part in (model, *map(model.get_submodule, heads)):
-            part.register_forward_pre_hook(begin_levels)
-    if first in configs and first_layer_bits is not None:
-        dict(lcq_layers(model))[first].act_quantizer.requires_grad_(False)
-    model._register_load_state_dict_pre_hook(check_packed, with_module=True)
-    summary = ConversionSummary(tuple(configs), left_float)
-    model.lcq_summary = summary  # type: ignore[assignment]
-    return summary
+            setattr(model.get_submodule(parent), child,
+                    by_identity[id(layer)])
+    return replaced
 
 
 def select_layers(model: nn.Module,

@@ -5,26 +5,24 @@ import inspect
 from typing import Any, Mapping, Optional
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import nn
 
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.quantization.config import QuantizerConfig
 
+from .config import OPTIONS, ConversionConfig
 from .convert import convert_
 from .optimizer import CONSTRUCTOR, CUSTOM_KEYS
-from .options import check_options
 
-_QUANTIZATION_KEYS = (
-    'bits', 'modules', 'first_layer_bits', 'last_layer_bits', 'exclude',
-    'overrides', 'frozen_stages', 'norm_eval',
-    *QuantizerConfig.__dataclass_fields__)
+_QUANTIZATION_KEYS = (*OPTIONS, 'frozen_stages', 'norm_eval')
 
 
 @MODELS.register_module()
 def LCQModel(float_type: Optional[str] = None,
              frozen_stages: Optional[int] = -1,
              norm_eval: Optional[bool] = False,
+             conversion: Optional[ConversionConfig] = None,
              **cfg) -> nn.Module:
     """Build a float model and convert it in place.
 
@@ -40,19 +38,23 @@ def LCQModel(float_type: Optional[str] = None,
         norm_eval: What the backbone's key of that name becomes, where it has
             one: quantization moves the statistics that batch normalization
             has to follow. ``None`` keeps the backbone's value.
-        **cfg: The float model's own keys, and the arguments of
-            :func:`~lcq_mmdet.convert_`.
+        conversion: What becomes of which layer, in place of flat keys.
+        **cfg: The float model's own keys, and the flat keys of
+            :class:`~lcq_mmdet.ConversionConfig`.
 
     Raises:
         LCQError: If ``float_type`` is not registered, or as in
             :func:`~lcq_mmdet.convert_`.
     """
-    options = {key: cfg.pop(key) for key in _QUANTIZATION_KEYS if key in cfg}
-    check_options(options)
+    if conversion is None:
+        conversion = ConversionConfig.from_options(
+            {key: cfg.pop(key) for key in OPTIONS if key in cfg})
     _check_backbone_keys(dict(frozen_stages=frozen_stages,
                               norm_eval=norm_eval))
     _check_model_keys(float_type, cfg)
     keys = cfg.get('backbone', {})
+    _log_changes(keys, dict(frozen_stages=frozen_stages,
+                            norm_eval=norm_eval))
     if frozen_stages is not None and 'frozen_stages' in keys:
         cfg['backbone'] = dict(keys, frozen_stages=frozen_stages)
         if frozen_stages == -1:
@@ -62,8 +64,23 @@ def LCQModel(float_type: Optional[str] = None,
     if norm_eval is not None and hasattr(
             getattr(model, 'backbone', None), 'norm_eval'):
         model.backbone.norm_eval = norm_eval
-    convert_(model, **options)
+    convert_(model, conversion)
     return model
+
+
+def _log_changes(keys: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Tell which of the backbone's keys become something else."""
+    changes = [
+        f'{key}={keys[key]!r} becomes {value!r}'
+        for key, value in wanted.items()
+        if value is not None and keys.get(key, value) != value
+    ]
+    if changes:
+        print_log(
+            f'LCQ: model.backbone: {", ".join(changes)}, as quantizers are to '
+            'learn and statistics to follow; set model.frozen_stages=None or '
+            'model.norm_eval=None to keep yours',
+            logger='current')
 
 
 def _check_backbone_keys(keys: Mapping[str, Any]) -> None:
@@ -101,7 +118,10 @@ def _check_model_keys(float_type: Optional[str],
                            (f'; did you mean {close[0]!r}?' if close else ''))
 
 
-def apply_lcq(cfg: Config, bits: Optional[int] = 4, **options) -> Config:
+def apply_lcq(cfg: Config,
+              bits: Optional[int] = 4,
+              conversion: Optional[ConversionConfig] = None,
+              **options) -> Config:
     """Turn any config of a float model into one of a quantized model.
 
     The given config is not changed. Applied to a quantized model's config,
@@ -111,6 +131,7 @@ def apply_lcq(cfg: Config, bits: Optional[int] = 4, **options) -> Config:
         cfg: Config of an mmengine runner with a key ``model``.
         bits: Bit-width of weights and inputs, 2 to 8; ``None`` leaves it to
             ``weight_bits`` and ``act_bits``.
+        conversion: What becomes of which layer, in place of ``bits``.
         **options: Further keys of :func:`LCQModel`.
 
     Raises:
@@ -128,20 +149,19 @@ def apply_lcq(cfg: Config, bits: Optional[int] = 4, **options) -> Config:
         if key not in _QUANTIZATION_KEYS:
             raise LCQError(f'{key}={options[key]!r}: no such option; there '
                            f'are {", ".join(_QUANTIZATION_KEYS)}')
-    if bits is not None:
+    if conversion is not None:
+        options.update(conversion.to_options())
+    elif bits is not None:
         options['bits'] = bits
-    check_options({
-        key: value
-        for key, value in options.items()
-        if key not in ('frozen_stages', 'norm_eval')
-    })
+    ConversionConfig.from_options(
+        {key: value for key, value in options.items() if key in OPTIONS})
     _check_backbone_keys(options)
 
     cfg = copy.deepcopy(cfg)
     if cfg.model.type == 'LCQModel':
         if bits is not None:
-            cfg.model.pop('weight_bits', None)
-            cfg.model.pop('act_bits', None)
+            for key in ('bits', 'weight_bits', 'act_bits'):
+                cfg.model.pop(key, None)
         # Its update would merge overrides, in the order of the old ones.
         for key, value in options.items():
             cfg.model[key] = value

@@ -17,7 +17,7 @@ from lcq_mmdet.errors import LCQError, some
 from lcq_mmdet.quantization.calibration import (check_reached,
                                                 fixed_random_state,
                                                 initialize_, observe,
-                                                sample_batches)
+                                                run_forward, sample_batches)
 from lcq_mmdet.quantization.layers import lcq_layers, lcq_quantizers
 from lcq_mmdet.report.cost import count_macs
 from lcq_mmdet.report.layers import layer_table
@@ -222,8 +222,7 @@ def _forward_batches(runner: Runner, model: nn.Module, num_batches: int,
         ProgressBar(len(batches))
         if show_progress and is_main_process() else None)
     for batch in batches:
-        data = model.data_preprocessor(batch, False)  # type: ignore
-        model._run_forward(data, mode='tensor')  # type: ignore
+        run_forward(model, batch)
         if bar:
             bar.update()
     if bar:

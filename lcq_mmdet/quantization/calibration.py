@@ -2,10 +2,11 @@
 import math
 import random
 from contextlib import ExitStack, contextmanager
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterable, Iterator, List
 
 import numpy as np
 import torch
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
@@ -147,6 +148,54 @@ def initialize_(model: nn.Module,
                                       signed=inputs[key].minimum < 0)
             filled.append(f'{name}.{key}')
     return filled
+
+
+def calibrate_(model: nn.Module, batches: Iterable[Any]) -> List[str]:
+    """Fit the quantizers that have no values yet to data, in place.
+
+    After :func:`~lcq_mmdet.convert_` this is post-training quantization.
+
+    Args:
+        model: A converted model, not wrapped, in any mode.
+        batches: What :func:`run_forward` takes, one or more.
+
+    Returns:
+        Names of the quantizers that were fitted.
+
+    Raises:
+        LCQError: If a quantized layer got no input, or one that is constant
+            or not finite.
+
+    Examples:
+        >>> from lcq_mmdet import convert_
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+        >>> _ = convert_(model, bits=4, modules=['*'])
+        >>> calibrate_(model, [torch.randn(2, 3, 9, 9)])
+        ['0.act_quantizer', '0.weight_quantizer']
+    """
+    with observe(model) as observations:
+        for batch in batches:
+            run_forward(model, batch)
+    check_reached(observations)
+    return initialize_(model, observations)
+
+
+def run_forward(model: Any, batch: Any) -> Any:
+    """Pass a batch through a model.
+
+    Args:
+        model: A model of mmengine's, which computes its raw outputs, or any
+            other module.
+        batch: For a model of mmengine's a batch of its data loader, which
+            its preprocessor takes; else a tuple or list of arguments, a
+            dictionary of them by name, or the one argument there is.
+    """
+    if isinstance(model, BaseModel):
+        return model._run_forward(
+            model.data_preprocessor(batch, False), mode='tensor')
+    if isinstance(batch, dict):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
 
 
 def input_name(layer: str, quantizer: str) -> str:
