@@ -144,12 +144,15 @@ def test_broken_graph_replaces_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize('name', [
-    'detector.bbox_head.retina_cls.weight',
-    'detector.bbox_head.retina_reg.bias'
+@pytest.mark.parametrize('name, where', [
+    ('detector.bbox_head.retina_cls.weight', 'head.0.[0-4]'),
+    ('detector.bbox_head.retina_reg.bias', 'head.1.[0-4]'),
+    ('detector.backbone.layer1.0.bn1.running_mean',
+     'input of backbone.layer1.0.conv2'),
 ])
-def test_wrong_head_replaces_nothing(name, tmp_path, monkeypatch):
-    """Also what follows the last quantized layer is compared with torch."""
+def test_wrong_float_part_replaces_nothing(name, where, tmp_path,
+                                           monkeypatch):
+    """What lies between quantized layers and after the last is compared."""
     cfg, model = calibrated()
 
     def lower_wrongly(*args):
@@ -162,7 +165,7 @@ def test_wrong_head_replaces_nothing(name, tmp_path, monkeypatch):
 
     lower = writer.lower
     monkeypatch.setattr(writer, 'lower', lower_wrongly)
-    with pytest.raises(LCQError, match='^head.[01].[0-4]: differs by'):
+    with pytest.raises(LCQError, match=f'^{where}: differs by'):
         export(model, cfg, tmp_path / 'model.onnx')
     assert not list(tmp_path.iterdir())
 
@@ -292,7 +295,7 @@ def test_float_layers_keep_what_they_compute(tmp_path):
                        images=images).integer_share == 1
     for found, expected in zip(graph_of(path)(*images),
                                DetectorNetwork(model)(*images)):
-        assert (found - expected).norm() < 0.03 * expected.norm()
+        assert (found - expected).norm() < 0.05 * expected.norm()
 
 
 def test_wrong_integers_replace_nothing(tmp_path, monkeypatch):

@@ -49,6 +49,7 @@ running=
 part() {
     local name=$1 limit=$2 start=$SECONDS code
     shift 2
+    [[ $dry ]] && limit=600
     limit=$((deadline - SECONDS < limit ? deadline - SECONDS : limit))
     if ((limit < 5)); then note "$name: not started, the time is up"; return 1; fi
     echo "=== $name: $*" >>"$out/log.txt"
@@ -177,7 +178,9 @@ for precision in train amp; do
     ready $precision && need_mmcv || continue
     if [[ $dry && $precision == amp ]]; then note 'amp: skipped: no GPU'; continue; fi
     toy=$work/toy_coco
-    [[ -d $toy ]] || part data 60 "$python" tools/make_toy_coco.py "$toy" --images 100
+    [[ -d $toy ]] || { rm -rf "$toy.new"
+        part data 90 "$python" tools/make_toy_coco.py "$toy.new" --images 100 &&
+            mv "$toy.new" "$toy"; } || continue
     flags=("${steps[@]}" --out "$out/$precision.json" --cfg-options
         model.backbone.frozen_stages=-1 model.backbone.norm_eval=False
         train_dataloader.dataset.type=ToyCocoDataset
