@@ -105,8 +105,8 @@ test-onedl:
 
 check: $(VENV)/.ready
 	@$(SAY) "Running flake8, isort and mypy (about 1 minute)"
-	$(BIN)/python -m flake8 lcq_mmdet tools tests configs
-	$(BIN)/python -m isort --check-only lcq_mmdet tools tests
+	$(BIN)/python -m flake8 lcq_mmdet lcq_cli tools tests configs
+	$(BIN)/python -m isort --check-only lcq_mmdet lcq_cli tools tests
 	$(BIN)/python -m mypy
 
 clean:

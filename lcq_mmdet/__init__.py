@@ -1,6 +1,7 @@
 """Learnable companding quantization for mmdetection."""
 from . import export, hooks, kernels
-from .compat import allow_checkpoint_globals, evaluate_without_info
+from .compat import (allow_checkpoint_globals, evaluate_without_info,
+                     name_configs)
 from .conversion.config import ConversionConfig
 from .conversion.convert import ConversionSummary, convert_
 from .conversion.model import LCQModel, apply_lcq, float_config
@@ -14,6 +15,7 @@ from .version import __version__
 
 allow_checkpoint_globals()
 evaluate_without_info()
+name_configs()
 
 __all__ = [
     'ConversionConfig', 'ConversionSummary', 'LCQConv2d', 'LCQDistillHook',

@@ -5,6 +5,7 @@ from typing import Any, Callable, Union
 
 import numpy as np
 import torch
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
@@ -40,6 +41,14 @@ def plain_param_groups_(
         one.optimizer.param_groups = [
             dict(group) for group in one.optimizer.param_groups
         ]
+
+
+def name_configs() -> None:
+    """Let ``_base_ = 'lcq_mmdet::toy/...'`` find the configs of this package.
+
+    mmengine has a list of the packages that it knows.
+    """
+    MODULE2PACKAGE['lcq_mmdet'] = 'lcq_mmdet'
 
 
 def allow_checkpoint_globals() -> None:

@@ -12,11 +12,13 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 
+import lcq_mmdet
 from lcq_mmdet.conversion.model import apply_lcq
 from lcq_mmdet.errors import LCQError
 
 from .checks.arguments import check_arguments
 
+_CONFIGS = osp.join(osp.dirname(lcq_mmdet.__file__), '.mim', 'configs')
 _BITS = ('bits', 'weight_bits', 'act_bits')
 
 
@@ -50,7 +52,9 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def read_config(path: str, pretrained: bool = False) -> Config:
-    """Read the config at ``path``, or mmdet's of the name ``mmdet::...``.
+    """Read the config at ``path``, or that of a name ``mmdet::...``.
+
+    ``lcq_mmdet::...`` names one of this package.
 
     Args:
         path: Path or name.
@@ -64,6 +68,10 @@ def read_config(path: str, pretrained: bool = False) -> Config:
             raise LCQError(f'config={path!r}: no such file')
         with _imports_told(path):
             return Config.fromfile(path)
+    package, _, name = path.partition('::')
+    if package == 'lcq_mmdet':
+        # mmengine knows only its own packages by name.
+        return read_config(osp.join(_CONFIGS, name))
     try:
         with _imports_told(path):
             cfg = get_config(path, pretrained)

@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Mapping, Tuple
 import torch
 from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lcq_mmdet.conversion.checkpoint import PACKED
@@ -59,17 +60,42 @@ def load_packed(path: str) -> Dict[str, Any]:
 def load_from_packed(filename: str, map_location: Any = None) -> Dict:
     """Load a packed file in the place of a checkpoint, for mmengine.
 
+    A safetensors file of anything else is a state dict as it is.
+
     Args:
         filename: Path ending in ``.safetensors``.
         map_location: Device of the tensors; ``None`` or anything else that
             :func:`torch.load` takes leaves them on the CPU.
     """
-    checkpoint = load_packed(osp.expanduser(filename))
+    filename = osp.expanduser(filename)
+    checkpoint = (
+        dict(state_dict=_load_plain(filename), meta={})
+        if _is_plain(filename) else load_packed(filename))
     if isinstance(map_location, (str, torch.device)):
         state = checkpoint['state_dict']
         for key, value in state.items():
             state[key] = value.to(map_location)
     return checkpoint
+
+
+def _is_plain(path: str) -> bool:
+    """Tell whether a file is of safetensors, and not a packed one."""
+    try:
+        with safe_open(path, framework='pt') as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return False
+    # Others write format='pt', or nothing; a packed file that was altered
+    # still has one of these.
+    return metadata.get('format') in (None, 'pt') and not (
+        {'manifest', 'checksum'} & metadata.keys())
+
+
+def _load_plain(path: str) -> Dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise LCQError(f'{path}: cannot be read: {error}') from None
 
 
 def _check_modules(manifest: Manifest, found: Mapping[str, str]) -> None:

@@ -42,7 +42,7 @@ def write_record(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
         for key in ('Python', 'PyTorch', 'OpenCV', 'MMEngine') if key in env
     }
     record = dict(
-        command=shlex.join([osp.basename(sys.executable), *sys.argv]),
+        command=_command(),
         commit=_commit(),
         versions=dict(lcq_mmdet=lcq_mmdet.__version__, **versions),
         hardware=dict(
@@ -51,6 +51,15 @@ def write_record(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
             gpus=_gpus(env)),
         rows=rows)
     write_text(path, to_json(record))
+
+
+def _command() -> str:
+    """Return the command line of this process, ``lcq ...`` as it was typed."""
+    program, *rest = sys.argv
+    start = (
+        program if program.startswith('lcq ') else shlex.join(
+            [osp.basename(sys.executable), program]))
+    return f'{start} {shlex.join(rest)}'.strip()
 
 
 def write_csv(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
