@@ -295,7 +295,7 @@ def test_float_layers_keep_what_they_compute(tmp_path):
                        images=images).integer_share == 1
     for found, expected in zip(graph_of(path)(*images),
                                DetectorNetwork(model)(*images)):
-        assert (found - expected).norm() < 0.05 * expected.norm()
+        assert (found - expected).norm() < 0.1 * expected.norm()
 
 
 def test_wrong_integers_replace_nothing(tmp_path, monkeypatch):
