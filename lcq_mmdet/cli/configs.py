@@ -64,11 +64,11 @@ def read_config(path: str, pretrained: bool = False) -> Config:
             raise LCQError(f'config={path!r}: no such file')
         with _imports_told(path):
             return Config.fromfile(path)
-    try:
-        with _imports_told(path):
+    with _imports_told(path):
+        try:
             cfg = get_config(path, pretrained)
-    except (AssertionError, FileNotFoundError, ValueError) as error:
-        raise LCQError(f'config={path!r}: {error}') from None
+        except (AssertionError, FileNotFoundError, ValueError) as error:
+            raise LCQError(f'config={path!r}: {error}') from None
     if pretrained and cfg.get('load_from') is None:
         cfg.load_from = cfg.pop('model_path')
     return cfg
