@@ -9,6 +9,7 @@ from hypothesis import settings
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from odd_data import write_dataset
 
 from lcq_mmdet import apply_lcq
 from lcq_mmdet.datasets import generate_toy_coco
@@ -172,3 +173,9 @@ def triton(device, monkeypatch):
         monkeypatch.setitem(KERNELS, 'cpu', lcq_quantize_cuda)
     assert KERNELS[device] is lcq_quantize_cuda
     return device
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A sound, tiny data set; the path of its annotations."""
+    return write_dataset(tmp_path / 'data')

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from mmengine.config import Config
+
+from lcq_mmdet import LCQError
+from lcq_mmdet.cli import check_files
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 CLASSES = ('bolt', 'nut')
+LOADERS = ('train_dataloader', 'val_dataloader')
 
 
 def paint(rng, width, height):
@@ -136,3 +141,32 @@ def make_config(root, work_dir, classes=CLASSES, size=(64, 64), **changes):
     cfg.log_level = 'WARNING'
     cfg.merge_from_dict(changes)
     return cfg
+
+
+def check(data, classes=CLASSES, loaders=LOADERS, **changes):
+    """Check the files of a changed config as the tools do."""
+    check_files(
+        make_config(data.parent, data.parent / 'run', classes, **changes),
+        loaders)
+
+
+def refusal(data, *args, **changes):
+    """Return the message of a check that must fail."""
+    with pytest.raises(LCQError) as info:
+        check(data, *args, **changes)
+    return str(info.value)
+
+
+def set_first(where, **values):
+    """Return a change of the first entry of a list."""
+    def change(content):
+        content[where][0].update(values)
+    return change
+
+
+def drop(where, key):
+    """Return a change that leaves a key out of all entries of a list."""
+    def change(content):
+        for entry in content[where]:
+            del entry[key]
+    return change

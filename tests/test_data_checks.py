@@ -1,37 +1,11 @@
-"""What users' annotations get wrong is told before training."""
-import copy
+"""What is wrong with users' annotations is told before training."""
 import json
-import shutil
 
-import cv2
-import numpy as np
 import pytest
-from mmengine.config import Config
-from odd_data import CLASSES, edit, make_config, write_dataset
-from PIL import Image
+from odd_data import (LOADERS, check, drop, edit, refusal, set_first,
+                      write_dataset)
 
 from lcq_mmdet import LCQError
-from lcq_mmdet.cli import check_files
-
-LOADERS = ('train_dataloader', 'val_dataloader')
-
-
-@pytest.fixture
-def data(tmp_path):
-    """A sound data set; returns the path of its annotations."""
-    return write_dataset(tmp_path / 'data')
-
-
-def check(data, classes=CLASSES, loaders=LOADERS, **changes):
-    check_files(
-        make_config(data.parent, data.parent / 'run', classes, **changes),
-        loaders)
-
-
-def refusal(data, *args, **changes):
-    with pytest.raises(LCQError) as info:
-        check(data, *args, **changes)
-    return str(info.value)
 
 
 def annotation(data, index=0):
@@ -53,19 +27,6 @@ def test_sound_data_passes_silently(data, capsys):
 def test_file_of_another_format_is_named(data, text, message):
     data.write_text(text)
     assert refusal(data).startswith(f'{data}: {message}')
-
-
-def set_first(where, **values):
-    def change(content):
-        content[where][0].update(values)
-    return change
-
-
-def drop(where, key):
-    def change(content):
-        for entry in content[where]:
-            del entry[key]
-    return change
 
 
 def for_all_boxes(convert):
@@ -150,109 +111,6 @@ def test_what_mmdet_trains_with_is_a_warning(data, name, capsys):
     assert message in lines[0] and str(data) in lines[0]
 
 
-@pytest.mark.parametrize('classes, message', [
-    (('Bolt', 'nut'), "'Bolt' is written 'bolt' in "),
-    (('bolt ', 'nut'), "'bolt ' is written 'bolt' in "),
-    (('boltnut', ), "'boltnut' is 'bolt' and 'nut', a comma is missing"),
-    (('bolts', 'nut'), "'bolts' may be what is 'bolt' in "),
-    (('cat', 'dog'), "none of them is a category of "),
-    (('bolt', 'nut', 'nut'), "classes: 'nut' is there twice"),
-    (('bolt', 'nut', 'cat'), "has no category 'cat' of metainfo.classes"),
-])
-def test_classes_that_the_file_has_not_are_told(data, classes, message):
-    error = refusal(data, classes)
-    assert message in error
-    assert 'metainfo.classes' in error
-
-
-def test_forgotten_metainfo_is_told_with_the_names_to_write(data):
-    cfg = make_config(data.parent, data.parent / 'run')
-    for split in ('train', 'val'):
-        del cfg[f'{split}_dataloader'].dataset.metainfo
-    with pytest.raises(LCQError) as info:
-        check_files(cfg, LOADERS)
-    assert "metainfo=dict(classes=('bolt', 'nut',))" in str(info.value)
-
-
-@pytest.mark.parametrize('metainfo, message', [
-    (dict(classes='bolt'), "is one string; a single class is written"),
-    (dict(CLASSES=('bolt', 'nut')),
-     "CLASSES: is not read by mmdet 3; write classes=('bolt', 'nut',)"),
-])
-def test_classes_in_another_form_are_told(data, metainfo, message):
-    cfg = make_config(data.parent, data.parent / 'run')
-    del cfg.train_dataloader.dataset.metainfo
-    cfg.train_dataloader.dataset.metainfo = metainfo
-    with pytest.raises(LCQError, match='train_dataloader.*metainfo') as info:
-        check_files(cfg, LOADERS)
-    assert message in str(info.value)
-
-
-@pytest.mark.parametrize('changes, keys', [
-    ({'model.bbox_head.num_classes': 80}, ['model.bbox_head.num_classes=80']),
-    ({'model.roi_head': dict(bbox_head=[dict(num_classes=80),
-                                        dict(num_classes=2)])},
-     ['model.roi_head.bbox_head.0.num_classes=80']),
-    ({'model.rpn_head': dict(num_classes=1)}, []),
-])
-def test_numbers_of_classes_in_the_model_are_compared(data, changes, keys):
-    if not keys:
-        return check(data, **changes)
-    error = refusal(data, **changes)
-    assert len(error.split('\nerror: ')) == len(keys)
-    assert all(f'{key}: train_dataloader.dataset.metainfo.classes has 2'
-               in error for key in keys)
-
-
-def reverse_categories(content):
-    content['categories'].reverse()
-
-
-def test_other_order_of_categories_is_a_warning(data, capsys):
-    edit(data, reverse_categories)
-    check(data)
-    assert ("label 0 is 'bolt' there and 'nut' in the order of categories"
-            in capsys.readouterr().err)
-
-
-def test_labels_that_differ_between_files_are_told(data, tmp_path):
-    other = tmp_path / 'data/val.json'
-    shutil.copy(data, other)
-    edit(other, reverse_categories)
-    error = refusal(data, **{
-        'val_dataloader.dataset.ann_file': 'val.json',
-        'val_evaluator.ann_file': str(other)
-    })
-    assert (f"{other}: categories makes label 0 'nut', and {data} makes it "
-            "'bolt'") in error
-
-
-def keep_half(content):
-    del content['images'][4:], content['annotations'][4:]
-
-
-def test_evaluator_of_other_images_is_told(data, tmp_path, capsys):
-    other = tmp_path / 'other.json'
-    shutil.copy(data, other)
-    edit(other, keep_half)
-    error = refusal(data, **{'val_evaluator.ann_file': str(other)})
-    assert f"val_evaluator.ann_file='{other}': has not all images" in error
-    check(data, **{'val_dataloader.dataset.ann_file': str(other)})
-    assert 'has 8 images and the data loader takes 4' in capsys.readouterr(
-    ).err
-
-
-def test_missing_file_of_the_evaluator_is_told(data):
-    error = refusal(data, **{'val_evaluator.ann_file': 'annotations.json'})
-    assert "val_evaluator.ann_file='annotations.json': does not exist" in error
-    assert f'{str(data)!r}; data_root is not added' in error
-
-
-def test_evaluator_without_a_file_needs_instances(data):
-    changes = {'val_evaluator.ann_file': None}
-    assert "packs no 'instances'" in refusal(data, **changes)
-
-
 @pytest.mark.parametrize('changes, message', [
     ({'train_dataloader.dataset.filter_cfg.min_size': 65}, 'min_size=65, and '
      'the largest has a side of 64'),
@@ -280,79 +138,6 @@ def test_masks_are_needed_by_what_loads_or_measures_them(data):
     })
     assert 'train_dataloader.dataset.pipeline has with_mask=True' in error
     assert "val_evaluator.metric=['bbox', 'segm']: segmentation is" in error
-
-
-@pytest.mark.parametrize('file_name, remedy', [
-    ('images/000.jpg', 'file_name has a folder that train_dataloader.dataset.'
-     'data_prefix.img has already'),
-    ('a\\000.jpg', 'write / in place of \\ in file_name'),
-    ('000.JPG', "there is '000.jpg': write that"),
-    ('zzz.jpg', 'set train_dataloader.dataset.data_prefix.img to the folder'),
-])
-def test_missing_image_comes_with_a_remedy(data, file_name, remedy):
-    if '\\' in file_name:
-        (data.parent / 'images/a').mkdir()
-        shutil.copy(data.parent / 'images/000.jpg',
-                    data.parent / 'images/a/000.jpg')
-    edit(data, set_first('images', file_name=file_name))
-    assert remedy in refusal(data)
-
-
-@pytest.mark.parametrize('content', [b'', b'<html>'])
-def test_file_that_is_no_image_is_told(data, content):
-    (data.parent / 'images/003.jpg').write_bytes(content)
-    assert '003.jpg: is not an image that can be read' in refusal(data)
-
-
-def test_turned_images_are_told(data, capsys):
-    exif = Image.Exif()
-    exif[274] = 6
-    Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(
-        data.parent / 'images/000.jpg', exif=exif)
-    check(data)
-    assert ('000.jpg is 64 x 96 once turned as its EXIF data say, and 64 x 64 '
-            'in') in capsys.readouterr().err
-
-
-def test_large_sets_are_sampled(tmp_path, monkeypatch):
-    data = write_dataset(tmp_path / 'data', num_images=1)
-
-    def grow(content):
-        content['images'] = [
-            dict(content['images'][0], id=i) for i in range(1, 5001)
-        ]
-
-    edit(data, grow)
-    tried = []
-    monkeypatch.setattr('lcq_mmdet.cli.checks.images._size',
-                        lambda path: tried.append(path) or ((64, 64), False))
-    monkeypatch.setattr('lcq_mmdet.cli.checks.images.osp.isfile',
-                        lambda path: True)
-    check(data, loaders=['train_dataloader'],
-          **{'train_dataloader.dataset.filter_cfg.filter_empty_gt': False})
-    assert len(tried) == 200
-
-
-def wrapped(dataset, *types):
-    for name in types:
-        if name == 'ConcatDataset':
-            dataset = dict(type=name, datasets=[copy.deepcopy(dataset)] * 2)
-        else:
-            dataset = dict(type=name, dataset=dataset)
-    return dataset
-
-
-@pytest.mark.parametrize('types', [
-    ['ConcatDataset'], ['RepeatDataset', 'ConcatDataset'],
-    ['ClassBalancedDataset'], ['MultiImageMixDataset', 'RepeatDataset']
-], ids='+'.join)
-def test_data_sets_inside_wrappers_are_checked(data, types):
-    edit(data, drop('annotations', 'area'))
-    cfg = make_config(data.parent, data.parent / 'run')
-    cfg.train_dataloader.dataset = wrapped(cfg.train_dataloader.dataset,
-                                           *types)
-    with pytest.raises(LCQError, match='annotations.0.area is missing'):
-        check_files(cfg, ['train_dataloader'])
 
 
 def test_a_file_is_read_once(data, monkeypatch):
@@ -390,44 +175,3 @@ def test_test_set_without_annotations_is_for_writing_results(data):
         'test_evaluator.format_only': True,
         'test_evaluator.outfile_prefix': 'results'
     })
-
-
-def write_voc(root, name='bolt'):
-    for folder in ('Annotations', 'JPEGImages'):
-        (root / folder).mkdir(parents=True)
-    cv2.imwrite(str(root / 'JPEGImages/a.jpg'), np.zeros((64, 64, 3)))
-    (root / 'Annotations/a.xml').write_text(
-        f'<annotation><object><name>{name}</name></object></annotation>')
-    (root / 'train.txt').write_text('a\n')
-
-
-def voc_config(root):
-    dataset = dict(
-        type='VOCDataset', data_root=str(root), ann_file='train.txt',
-        data_prefix=dict(sub_data_root=''), metainfo=dict(classes=CLASSES))
-    return Config(dict(model=dict(bbox_head=dict(num_classes=2)),
-                       train_dataloader=dict(dataset=dataset)))
-
-
-@pytest.mark.parametrize('break_, message', [
-    (lambda root: None, None),
-    (lambda root: (root / 'train.txt').write_text(''), 'is empty'),
-    (lambda root: (root / 'train.txt').write_text('a\nb\n'),
-     "Annotations/b.xml' does not exist"),
-    (lambda root: (root / 'JPEGImages/a.jpg').unlink(),
-     "JPEGImages/a.jpg' does not exist"),
-    (lambda root: (root / 'Annotations/a.xml').write_text('<a>'),
-     'a.xml: is not XML'),
-    (lambda root: (root / 'Annotations/a.xml').write_text(
-        '<a><object><name>Bolt</name></object></a>'),
-     "none of them is in"),
-])
-def test_voc_is_checked_by_a_sample(tmp_path, break_, message):
-    root = tmp_path / 'voc'
-    write_voc(root)
-    break_(root)
-    if message is None:
-        return check_files(voc_config(root), ['train_dataloader'])
-    with pytest.raises(LCQError) as info:
-        check_files(voc_config(root), ['train_dataloader'])
-    assert message in str(info.value)

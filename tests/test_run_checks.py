@@ -1,6 +1,7 @@
 """What is checked of a training as a whole."""
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 from mmengine.config import Config
@@ -69,3 +70,12 @@ def test_package_that_a_config_needs_is_named(tmp_path, text):
     error = str(info.value)
     assert error.startswith(f"config='{tmp_path}/a.py': needs a package")
     assert 'no_such_package' in error and '\n' not in error
+
+
+@pytest.mark.skipif(find_spec('mmpretrain') is not None, reason='is there')
+def test_published_config_names_the_package_once():
+    with pytest.raises(LCQError) as info:
+        read_config('mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-'
+                    'ms-crop-3x_coco.py')
+    error = str(info.value)
+    assert error.count('config=') == 1 and 'mmpretrain' in error

@@ -72,11 +72,11 @@ def read_config(path: str, pretrained: bool = False) -> Config:
     if package == 'lcq_mmdet':
         # mmengine knows only its own packages by name.
         return read_config(osp.join(_CONFIGS, name))
-    try:
-        with _imports_told(path):
+    with _imports_told(path):
+        try:
             cfg = get_config(path, pretrained)
-    except (AssertionError, FileNotFoundError, ValueError) as error:
-        raise LCQError(f'config={path!r}: {error}') from None
+        except (AssertionError, FileNotFoundError, ValueError) as error:
+            raise LCQError(f'config={path!r}: {error}') from None
     if pretrained and cfg.get('load_from') is None:
         cfg.load_from = cfg.pop('model_path')
     return cfg

@@ -167,6 +167,9 @@ def apply_lcq(cfg: Config,
             cfg.model[key] = value
     else:
         float_type = cfg.model.pop('type')
+        if not isinstance(float_type, str):
+            # A config in pure Python has the class itself.
+            float_type = f'{float_type.__module__}.{float_type.__qualname__}'
         cfg.model = dict(
             type='LCQModel', float_type=float_type, **options, **cfg.model)
         cfg.merge_from_dict(
