@@ -50,6 +50,9 @@ def make_training(name, data, work_dir):
         loader.pop('prefetch_factor', None)
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
         evaluator.ann_file = str(data)
+    if name == 'detr':
+        # No more than its queries.
+        cfg.model.test_cfg.max_per_img = 5
     cfg.train_cfg = dict(by_epoch=True, max_epochs=2)
     for hook in cfg.get('custom_hooks', []):
         for key in ('num_last_epochs', 'switch_epoch'):
