@@ -6,8 +6,8 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from lcq_mmdet.conversion.convert import weighted_layers
 from lcq_mmdet.conversion.predictors import is_last_layer
+from lcq_mmdet.conversion.selection import weighted_layers
 
 LAST = {
     'retinanet/retinanet_r18_fpn_1x_coco.py': {

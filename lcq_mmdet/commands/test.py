@@ -10,8 +10,8 @@ from mmengine.config import Config
 
 from lcq_mmdet.cli import (add_runner_arguments, build_runner, check_files,
                            load_config)
-from lcq_mmdet.conversion.convert import unwrap
 from lcq_mmdet.conversion.model import float_config
+from lcq_mmdet.conversion.selection import unwrap
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.layers import lcq_layers
 

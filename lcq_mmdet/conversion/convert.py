@@ -1,14 +1,13 @@
 """Replace layers by quantized ones, by name and in place."""
 from dataclasses import dataclass
-from typing import Dict, Iterator, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Mapping, Optional, Sequence, Tuple
 
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.config import QuantizerConfig
-from lcq_mmdet.quantization.layers import QuantizedLayer, lcq_layers
+from lcq_mmdet.quantization.layers import QuantizedLayer
 from lcq_mmdet.quantization.mmcv_layers import QUANTIZED, LCQConvTranspose2d
 from lcq_mmdet.quantization.pyramid import begin_levels, count_levels
 
@@ -16,6 +15,7 @@ from .checkpoint import check_packed
 from .config import ConversionConfig
 from .patterns import check_patterns, matches, matching
 from .predictors import is_last_layer
+from .selection import weighted_layers
 
 #: What is quantized where nothing is asked for, as far as it is there.
 DEFAULT_MODULES = ('backbone', 'neck', '*.backbone', '*.neck')
@@ -166,56 +166,6 @@ def _replace_(model: nn.Module, configs: Mapping[str, QuantizerConfig],
             setattr(model.get_submodule(parent), child,
                     by_identity[id(layer)])
     return replaced
-
-
-def select_layers(model: nn.Module,
-                  patterns: Sequence[str],
-                  key: str = 'layers') -> Dict[str, QuantizedLayer]:
-    """Select quantized layers by pattern, as :func:`convert_` does.
-
-    Args:
-        model: A converted model, not wrapped.
-        patterns: Patterns of qualified names.
-        key: What the patterns are set with, for the error message.
-
-    Returns:
-        Layers by qualified name, in model order.
-
-    Raises:
-        LCQError: If a pattern matches no quantized layer.
-    """
-    layers = dict(lcq_layers(model))
-    if not layers:
-        raise LCQError(f'{key}={patterns!r}: the model has no quantized layer')
-    check_patterns(key, patterns, layers)
-    return {
-        name: layer
-        for name, layer in layers.items() if matching(name, patterns)
-    }
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Take a model out of what a runner wraps around it."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module  # type: ignore[assignment]
-    return model
-
-
-def weighted_layers(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
-    """Iterate over the layers that multiply by a weight matrix, in order.
-
-    A projection that is a parameter of an :class:`torch.nn.MultiheadAttention`
-    itself comes under its name, with that module.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            for key, parameter in module.named_parameters(recurse=False):
-                if parameter.ndim == 2:
-                    yield f'{name}.{key}'.lstrip('.'), module
-        weight = getattr(module, 'weight', None)
-        if getattr(weight, 'ndim', 0) >= 2 and not isinstance(
-                module, nn.Embedding):
-            yield name, module
 
 
 def _default_modules(layers: Mapping[str, nn.Module]) -> Sequence[str]:

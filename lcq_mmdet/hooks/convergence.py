@@ -6,7 +6,7 @@ import torch
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from lcq_mmdet.conversion.convert import unwrap
+from lcq_mmdet.conversion.selection import unwrap
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.layers import lcq_layers
 

@@ -11,8 +11,8 @@ from torch.utils.hooks import RemovableHandle
 from lcq_mmdet.conversion.building import build_model, without_weights
 from lcq_mmdet.conversion.checkpoint import (match_keys, read_checkpoint,
                                              state_of)
-from lcq_mmdet.conversion.convert import unwrap
 from lcq_mmdet.conversion.model import float_config
+from lcq_mmdet.conversion.selection import unwrap
 from lcq_mmdet.errors import LCQError, some
 
 _KEY = 'default_hooks.lcq_distill'

@@ -1,18 +1,16 @@
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lcq_mmdet.compat import plain_param_groups_
 from lcq_mmdet.conversion.checkpoint import KeyMatch, match_keys, packed_layers
-from lcq_mmdet.conversion.convert import unwrap
+from lcq_mmdet.conversion.selection import unwrap
 from lcq_mmdet.errors import LCQError, some
 from lcq_mmdet.quantization.calibration import (check_reached,
                                                 fixed_random_state,
@@ -23,6 +21,8 @@ from lcq_mmdet.report.cost import count_macs
 from lcq_mmdet.report.layers import layer_table
 
 from .convergence import check_converging, is_saved_now
+from .soundness import (check_groups, check_optimizer, check_trainable,
+                        describe_frozen, describe_norms)
 
 _SEED = 0
 
@@ -78,19 +78,19 @@ class LCQHook(Hook):
         """Compare the checkpoint's float keys with the model's."""
         # Resuming would miss the optimizer's state before before_train.
         if runner._resume:
-            _check_trainable(packed_layers(checkpoint))
-            _check_groups(runner.optim_wrapper, checkpoint)
+            check_trainable(packed_layers(checkpoint))
+            check_groups(runner.optim_wrapper, checkpoint)
         self._loaded = match_keys(unwrap(runner.model), checkpoint)
 
     def before_train(self, runner: Runner) -> None:
         """Calibrate, check and log."""
         model = unwrap(runner.model)
-        _check_trainable([
+        check_trainable([
             name for name, layer in lcq_layers(model)
             if layer.weight_quantizer.is_packed
         ])
         self._check_float(model)
-        in_optimizer = self._check_optimizer(runner, model)
+        in_optimizer = check_optimizer(runner.optim_wrapper, model)
         if runner.cfg.get('compile'):
             plain_param_groups_(runner.optim_wrapper)
         calibrated = self._calibrate(runner, model)
@@ -101,8 +101,8 @@ class LCQHook(Hook):
             f'  optimizer         {in_optimizer}',
             '  convolutions      all reached by forward, none fused or '
             'bypassed',
-            f'  normalization     {_describe_norms(model)}',
-            f'  frozen            {_describe_frozen(model)}',
+            f'  normalization     {describe_norms(model)}',
+            f'  frozen            {describe_frozen(model)}',
         ]))
         self._is_prepared = True
 
@@ -159,25 +159,6 @@ class LCQHook(Hook):
                 f'{", ".join(sorted(modules))}; give the float checkpoint of '
                 f'this model, {remedy}')
 
-    def _check_optimizer(self, runner: Runner, model: nn.Module) -> str:
-        groups: Any = runner.optim_wrapper.param_groups
-        if isinstance(groups, dict):
-            groups = [group for part in groups.values() for group in part]
-        known = {id(p) for group in groups for p in group['params']}
-        trained = {
-            f'{name}.{key}': parameter
-            for name, quantizer in lcq_quantizers(model)
-            for key, parameter in quantizer.named_parameters()
-            if parameter.requires_grad
-        }
-        lost = [name for name, p in trained.items() if id(p) not in known]
-        if lost:
-            raise LCQError(
-                f'optim_wrapper: {some(lost)} quantizer parameters are in no '
-                'parameter group; the model was converted after the optimizer '
-                'was built, or its constructor leaves them out')
-        return f'all {len(trained)} trained quantizer parameters are in it'
-
     def _calibrate(self, runner: Runner, model: nn.Module) -> str:
         """Fill in what is missing, log the layers, say what was done."""
         quantizers = dict(lcq_quantizers(model))
@@ -206,14 +187,6 @@ class LCQHook(Hook):
                 'checkpoint')
 
 
-def _check_trainable(packed: List[str]) -> None:
-    if packed:
-        raise LCQError(
-            f'load_from: the checkpoint is a packed one, it has no float '
-            f'weight to train of {some(packed)} layers; start from the '
-            'checkpoint (.pth) that it was exported from')
-
-
 def _forward_batches(runner: Runner, model: nn.Module, num_batches: int,
                      show_progress: bool) -> int:
     """Pass random training images through the model; return their number."""
@@ -228,37 +201,3 @@ def _forward_batches(runner: Runner, model: nn.Module, num_batches: int,
     if bar:
         bar.file.write('\n')
     return len(batches.dataset)  # type: ignore[arg-type]
-
-
-def _check_groups(wrapper: Any, checkpoint: Dict[str, Any]) -> None:
-    """Raise an ``LCQError`` for an optimizer with other groups."""
-    saved = checkpoint.get('optimizer', {}).get('param_groups')
-    if saved is None or isinstance(wrapper, OptimWrapperDict):
-        return
-    own = wrapper.optimizer.param_groups
-    if [len(g['params']) for g in saved] != [len(g['params']) for g in own]:
-        raise LCQError(
-            f'resume: the optimizer of the checkpoint has {len(saved)} '
-            f'parameter groups and this one {len(own)}; set '
-            'optim_wrapper.constructor as in the run that wrote it '
-            "('DefaultOptimWrapperConstructor' is mmengine's), or start "
-            'again with load_from')
-
-
-def _describe_norms(model: nn.Module) -> str:
-    """Count the layers whose statistics follow, as training sets them."""
-    was_training = model.training
-    model.train()
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    trained = sum(norm.training for norm in norms)
-    model.train(was_training)
-    return (f'{trained} batch norm layers follow their statistics, '
-            f'{len(norms) - trained} keep them')
-
-
-def _describe_frozen(model: nn.Module) -> str:
-    frozen = [
-        name for name, layer in lcq_layers(model)
-        if not layer.weight.requires_grad
-    ]
-    return f'{some(frozen)} quantized layers'

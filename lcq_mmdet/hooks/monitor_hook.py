@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from lcq_mmdet.conversion.convert import select_layers, unwrap
+from lcq_mmdet.conversion.selection import select_layers, unwrap
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.report.statistics import QuantizerStatistics
 

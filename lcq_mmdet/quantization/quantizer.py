@@ -6,12 +6,12 @@ from mmengine.dist import broadcast, is_distributed
 from torch import Tensor, nn
 
 from lcq_mmdet.functional import (MIN_DEVIATION, compress, deviation,
-                                  lcq_quantize, levels, lloyd_max_init,
-                                  lowest_level, mse_init, num_steps,
+                                  lcq_quantize, levels, num_steps,
                                   round_to_grid, sample_stride, signed_step,
                                   unsigned_grid)
 
 from .config import QuantizerConfig
+from .fitting import fit_
 
 _MAX_SAMPLES = 2**16
 
@@ -211,32 +211,9 @@ class LCQQuantizer(nn.Module):
         self._read_buffers()
         x = (x / self.scale(x)).flatten()
         stride = sample_stride(len(x), _MAX_SAMPLES)
-        self._fit(torch.cat([torch.stack(x.aminmax()), x[::stride]]))
+        fit_(self, torch.cat([torch.stack(x.aminmax()), x[::stride]]))
         self.initialized.fill_(True)
         self._read_buffers()
-
-    def _fit(self, x: Tensor) -> None:
-        offset = self.lowest
-        low, high = x.aminmax()
-        nothing_to_fit = not x.any() if offset is None else low == high
-        self.theta.zero_()
-        if self.config.init == 'constant' or nothing_to_fit:
-            self.clip.fill_(self.config.init_clip)
-            if offset is not None:
-                # The middle level is 0, or the one value there is.
-                self.clip.mul_(2)
-                middle = self.clip * self.levels()[self.num_steps // 2]
-                offset.copy_((low if nothing_to_fit else 0) - middle)
-            return
-        if offset is not None:
-            offset.copy_(lowest_level(x, self.bits))
-            x = x - offset
-        fit = (
-            lloyd_max_init if self.config.init == 'lloyd_max'
-            and self.config.quantizer == 'lcq' else mse_init)
-        clip, theta = fit(x, self.bits, self.is_symmetric, len(self.theta))
-        self.clip.copy_(clip)
-        self.theta.copy_(theta)
 
     def broadcast_(self) -> None:
         """Take over the state of rank 0, in place."""

@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterator, Mapping, NamedTuple
 
 from torch import Tensor, nn
 
-from lcq_mmdet.conversion.convert import weighted_layers
+from lcq_mmdet.conversion.selection import weighted_layers
 from lcq_mmdet.quantization.layers import QuantizedLayer, lcq_layers
 from lcq_mmdet.quantization.weight import packed_size
 

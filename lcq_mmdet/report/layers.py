@@ -5,7 +5,7 @@ from rich import box
 from rich.table import Table
 from torch import nn
 
-from lcq_mmdet.conversion.convert import weighted_layers
+from lcq_mmdet.conversion.selection import weighted_layers
 from lcq_mmdet.quantization.layers import QuantizedLayer
 
 from .cost import quantized_share

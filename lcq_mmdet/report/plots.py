@@ -13,7 +13,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from torch import Tensor
 
-from lcq_mmdet.conversion.convert import unwrap
+from lcq_mmdet.conversion.selection import unwrap
 from lcq_mmdet.functional import compress
 from lcq_mmdet.quantization.calibration import input_name, observe
 from lcq_mmdet.quantization.layers import lcq_layers

@@ -9,7 +9,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
-from lcq_mmdet.conversion.convert import unwrap
+from lcq_mmdet.conversion.selection import unwrap
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.layers import lcq_layers
 

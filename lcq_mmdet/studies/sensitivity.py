@@ -13,8 +13,8 @@ from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lcq_mmdet.conversion.convert import unwrap
 from lcq_mmdet.conversion.model import apply_lcq, float_config
+from lcq_mmdet.conversion.selection import unwrap
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.calibration import (fixed_random_state,
                                                 sample_batches)

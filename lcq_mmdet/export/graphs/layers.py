@@ -3,8 +3,8 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 from torch import nn
 
-from lcq_mmdet.conversion.convert import weighted_layers
 from lcq_mmdet.conversion.patterns import check_patterns, matching
+from lcq_mmdet.conversion.selection import weighted_layers
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.layers import (LCQConv2d, LCQLinear,
                                            QuantizedLayer, lcq_layers)

@@ -1,0 +1,78 @@
+"""What must be so before a run is worth its time, and how it is described."""
+from typing import Any, Dict, List
+
+from mmengine.optim import OptimWrapperDict
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lcq_mmdet.errors import LCQError, some
+from lcq_mmdet.quantization.layers import lcq_layers, lcq_quantizers
+
+
+def check_trainable(packed: List[str]) -> None:
+    """Raise an ``LCQError`` if layers came from a packed file."""
+    if packed:
+        raise LCQError(
+            f'load_from: the checkpoint is a packed one, it has no float '
+            f'weight to train of {some(packed)} layers; start from the '
+            'checkpoint (.pth) that it was exported from')
+
+
+def check_optimizer(wrapper: Any, model: nn.Module) -> str:
+    """Check that all trained quantizers are in the optimizer.
+
+    Returns:
+        How many there are, in words.
+    """
+    groups: Any = wrapper.param_groups
+    if isinstance(groups, dict):
+        groups = [group for part in groups.values() for group in part]
+    known = {id(p) for group in groups for p in group['params']}
+    trained = {
+        f'{name}.{key}': parameter
+        for name, quantizer in lcq_quantizers(model)
+        for key, parameter in quantizer.named_parameters()
+        if parameter.requires_grad
+    }
+    lost = [name for name, p in trained.items() if id(p) not in known]
+    if lost:
+        raise LCQError(
+            f'optim_wrapper: {some(lost)} quantizer parameters are in no '
+            'parameter group; the model was converted after the optimizer '
+            'was built, or its constructor leaves them out')
+    return f'all {len(trained)} trained quantizer parameters are in it'
+
+
+def check_groups(wrapper: Any, checkpoint: Dict[str, Any]) -> None:
+    """Raise an ``LCQError`` for an optimizer with other groups."""
+    saved = checkpoint.get('optimizer', {}).get('param_groups')
+    if saved is None or isinstance(wrapper, OptimWrapperDict):
+        return
+    own = wrapper.optimizer.param_groups
+    if [len(g['params']) for g in saved] != [len(g['params']) for g in own]:
+        raise LCQError(
+            f'resume: the optimizer of the checkpoint has {len(saved)} '
+            f'parameter groups and this one {len(own)}; set '
+            'optim_wrapper.constructor as in the run that wrote it '
+            "('DefaultOptimWrapperConstructor' is mmengine's), or start "
+            'again with load_from')
+
+
+def describe_norms(model: nn.Module) -> str:
+    """Count the layers whose statistics follow, as training sets them."""
+    was_training = model.training
+    model.train()
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    trained = sum(norm.training for norm in norms)
+    model.train(was_training)
+    return (f'{trained} batch norm layers follow their statistics, '
+            f'{len(norms) - trained} keep them')
+
+
+def describe_frozen(model: nn.Module) -> str:
+    """Count the quantized layers whose weight is not trained."""
+    frozen = [
+        name for name, layer in lcq_layers(model)
+        if not layer.weight.requires_grad
+    ]
+    return f'{some(frozen)} quantized layers'
