@@ -45,6 +45,8 @@ class DetectorNetwork(nn.Module):
         self.detector: Any = detector
         self.has_second_stage = isinstance(detector, TwoStageDetector)
         self.inputs = [IMAGE] + [POOLED] * self.has_second_stage
+        # A new module is in training mode, which is not the detector's.
+        self.training = detector.training
 
     @property
     def outputs(self) -> List[str]:
