@@ -118,9 +118,8 @@ $(VENV)/.docs: $(VENV)/.ready requirements/docs.txt
 	touch $@
 
 docs: $(VENV)/.docs
-	@$(SAY) "Building the documentation and running its examples (about 1 minute)"
+	@$(SAY) "Building the documentation (about 1 minute)"
 	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
-	$(BIN)/python -m sphinx -b doctest -W -q docs docs/_build/doctest
 	say "Open docs/_build/html/index.html"
 
 linkcheck: $(VENV)/.docs

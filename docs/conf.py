@@ -8,7 +8,6 @@ version = release = __version__
 extensions = [
     'myst_parser',
     'sphinx.ext.autodoc',
-    'sphinx.ext.doctest',
     'sphinx.ext.mathjax',
     'sphinx.ext.napoleon',
     'sphinx.ext.viewcode',

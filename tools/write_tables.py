@@ -1,8 +1,8 @@
 """Write the tables of Markdown files from the results in benchmarks/.
 
 A table stands between ``<!-- table: FILE.json -->`` and ``<!-- end -->``;
-FILE is relative to the Markdown file. Words after it select rows: the first one
-and those whose name has one of the words.
+FILE is relative to the Markdown file. Words after it select rows: the first
+one and those whose name has one of the words.
 """
 import argparse
 import json
