@@ -4,13 +4,16 @@
 # make test-onedl  the same on the maintained fork of mmdet, in an environment of
 #              its own; not part of the other targets
 # make check   set up and run flake8, isort and mypy
+# make docs    set up and build the documentation in docs/_build/html
+# make linkcheck   check the links of the documentation; needs a network
+# make tables  write the tables of the documentation from benchmarks/*.json
 # make clean   remove the environment, the runs and the generated data
 # Every step leaves a mark in $(VENV) and is not done again; stop and repeat at will.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-onedl run-onedl check clean
+.PHONY: help setup demo test test-slow test-onedl run-onedl check docs linkcheck tables clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -109,5 +112,21 @@ check: $(VENV)/.ready
 	$(BIN)/python -m isort --check-only lcq_mmdet lcq_cli tools tests
 	$(BIN)/python -m mypy
 
+$(VENV)/.docs: $(VENV)/.ready requirements/docs.txt
+	@$(SAY) "Installing Sphinx (seconds)"
+	$(PIP) install --quiet -r requirements/docs.txt
+	touch $@
+
+docs: $(VENV)/.docs
+	@$(SAY) "Building the documentation (about 1 minute)"
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
+	say "Open docs/_build/html/index.html"
+
+linkcheck: $(VENV)/.docs
+	@$(BIN)/python -m sphinx -b linkcheck -q docs docs/_build/linkcheck
+
+tables: $(VENV)/.ready
+	@$(BIN)/python tools/write_tables.py README.md benchmarks/README.md docs/*.md
+
 clean:
-	rm -rf $(VENV) .venv-onedl work_dirs $(DATA)
+	rm -rf $(VENV) .venv-onedl docs/_build work_dirs $(DATA)

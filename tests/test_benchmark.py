@@ -251,4 +251,4 @@ def test_unknown_config_is_told_in_one_line(call, capsys):
 
 def test_tables_are_those_of_the_benchmarks(call):
     call('write_tables.py', '--check', ROOT / 'README.md',
-         ROOT / 'benchmarks' / 'README.md')
+         ROOT / 'benchmarks' / 'README.md', *(ROOT / 'docs').glob('*.md'))

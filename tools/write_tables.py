@@ -1,7 +1,8 @@
 """Write the tables of Markdown files from the results in benchmarks/.
 
 A table stands between ``<!-- table: FILE.json -->`` and ``<!-- end -->``;
-FILE is relative to the Markdown file.
+FILE is relative to the Markdown file. Words after it select rows: the first
+one and those whose name has one of the words.
 """
 import argparse
 import json
@@ -12,7 +13,8 @@ from lcq_mmdet.cli import run_tool
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.report.tables import map_table, ratio_table
 
-_TABLE = re.compile(r'(<!-- table: (\S+) -->\n).*?(<!-- end -->)', re.DOTALL)
+_TABLE = re.compile(
+    r'(<!-- table: (\S+)([^\n]*) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,8 +35,14 @@ def with_tables(path: Path) -> str:
         if not source.is_file():
             raise LCQError(f'{path}: the table {match[2]!r} has no such file')
         rows = json.loads(source.read_text())['rows']
+        words = match[3].split()
+        if words:
+            rows = rows[:1] + [
+                row for row in rows[1:]
+                if any(word in row['name'] for word in words)
+            ]
         write = ratio_table if 'case' in rows[0] else map_table
-        return f'{match[1]}{write(rows, markdown=True)}\n{match[3]}'
+        return f'{match[1]}{write(rows, markdown=True)}\n{match[4]}'
 
     return _TABLE.sub(table, path.read_text())
 

@@ -201,11 +201,12 @@ def lcq_quantize_reference(x: Tensor,
                            normalized: bool = False) -> Tensor:
     """Quantize with learnable companding: the definition of right.
 
-    Q(x) = sgn(x) a f^-1(round(s f(|x|/a)) / s) for |x| < a, else sgn(x) a.
+    ``Q(x) = sgn(x) a f^-1(round(s f(|x|/a)) / s)`` for ``|x| < a``, else
+    ``sgn(x) a``.
 
     The gradients are straight-through (round has slope one):
     dQ/dx is 1 inside the clip and 0 outside, dQ/da is
-    sgn(x) (g(|x|/a) - |x|/a) inside and sgn(x) outside, and theta learns
+    ``sgn(x) (g(|x|/a) - |x|/a)`` inside and sgn(x) outside, and theta learns
     through both f and f^-1. In a non-negative quantizer x <= 0 gives 0 with
     gradient 0. With an offset b it computes b + Q(x - b), and dQ/db is 1
     where dQ/dx is 0.

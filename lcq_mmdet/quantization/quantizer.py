@@ -169,7 +169,7 @@ class LCQQuantizer(nn.Module):
             x: An input or a whole weight, any shape; finite.
 
         Returns:
-            |x| where the levels are symmetric, and else x above the offset;
+            ``|x|`` where levels are symmetric, and else x above the offset;
             what is outside [0, 1] is clipped. Shape of ``x``.
         """
         x = x / self.scale(x)
