@@ -157,3 +157,8 @@ default_hooks = dict(lcq=dict(type='LCQHook', num_batches=1))
     assert cfg.model.backbone == published.backbone
     assert not {'bits', 'overrides', 'float_type'} & cfg.model.keys()
     assert type(build(cfg.model)) is RetinaNet
+
+
+def test_config_that_imports_nothing_imports_the_package():
+    cfg = apply_lcq(Config(dict(model=dict(type='RetinaNet'))))
+    assert cfg.custom_imports.imports == ['lcq_mmdet']

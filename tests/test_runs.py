@@ -1,7 +1,9 @@
+from unittest.mock import Mock
+
 import pytest
 
 from lcq_mmdet import LCQError
-from lcq_mmdet.report.runs import load_run
+from lcq_mmdet.report.runs import average_precision, load_run
 
 
 @pytest.fixture
@@ -39,3 +41,8 @@ def test_run_that_is_not_trained_is_named(work_dir, missing, message):
 def test_run_that_was_moved_is_opened_where_it_is(work_dir):
     (work_dir / 'epoch_2.pth').touch()
     assert load_run(str(work_dir)).load_from == str(work_dir / 'epoch_2.pth')
+
+
+def test_detector_that_finds_nothing_has_an_ap_of_0():
+    found = average_precision(Mock(test=lambda: {}))
+    assert found['mAP'] == 0 and set(found.values()) == {0.}

@@ -176,10 +176,12 @@ def apply_lcq(cfg: Config,
             dict(default_hooks=dict(lcq=dict(type='LCQHook'))))
         if cfg.get('optim_wrapper'):
             cfg.optim_wrapper.setdefault('constructor', CONSTRUCTOR)
-    imports = cfg.setdefault(
-        'custom_imports', dict(imports=[], allow_failed_imports=False))
+    # setdefault would return the dictionary that it puts a copy of into cfg.
+    imports = cfg.get('custom_imports') or dict(
+        imports=[], allow_failed_imports=False)
     if 'lcq_mmdet' not in imports['imports']:
         imports['imports'] = [*imports['imports'], 'lcq_mmdet']
+    cfg.custom_imports = imports
     return cfg
 
 

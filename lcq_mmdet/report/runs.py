@@ -14,6 +14,7 @@ from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.layers import lcq_layers
 
 from .cost import Cost, cost, count_macs
+from .tables import METRICS
 
 _NUM_IMAGES = 8
 
@@ -92,11 +93,13 @@ def average_precision(runner: Runner) -> Dict[str, float]:
     """Evaluate a runner on its test data.
 
     Returns:
-        AP values in [0, 1] by the names of ``CocoMetric``.
+        AP values in [0, 1] by the names of ``CocoMetric``; all are 0 where
+        nothing was detected, for which it gives none.
     """
+    metrics = runner.test() or {f'bbox_{key}': 0. for key in METRICS}
     return {
         key.rpartition('bbox_')[2]: float(value)
-        for key, value in runner.test().items() if 'bbox_' in key
+        for key, value in metrics.items() if 'bbox_' in key
     }
 
 
