@@ -168,6 +168,9 @@ def test_checkpoint_is_read_without_a_gpu(device, tmp_path):
 @pytest.mark.parametrize('amp', [False, True], ids=['float32', 'amp'])
 def test_detector_trains(device, amp, lcq_config):
     lcq_config.train_cfg.max_epochs = 1
+    # Two steps: bfloat16 takes its time on a CPU.
+    lcq_config.train_dataloader.batch_size = 4
+    lcq_config.train_dataloader.dataset.indices = 8
     lcq_config.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
     lcq_config.model.modules = ['backbone', 'neck', 'bbox_head']
     if amp:
