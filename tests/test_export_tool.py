@@ -149,7 +149,7 @@ def test_only_integers_need_data(call, refusal):
                 'no_data.onnx', *missing) == 0
     flags = ('--out', 'x.onnx', '--int8', 'exact')
     assert 'train_dataloader.dataset.ann_file' in refusal(
-        'export.py', 'config.py', 'none.pth', *flags, *missing)
+        'export.py', 'config.py', 'epoch_1.pth', *flags, *missing)
     assert "--keep-float: the pattern 'head' matches no layer" in refusal(
         'export.py', 'config.py', 'epoch_1.pth', *flags, '--keep-float',
         'head')

@@ -212,7 +212,7 @@ def test_batch_norm_of_each_level_is_a_matter_of_config(tiny_config,
     cfg = apply_lcq(tiny_config, bits=4, **HEAD)
     cfg.default_hooks.lcq.num_batches = 1
     cfg.train_cfg.update(max_epochs=1, val_interval=1)
-    cfg.optim_wrapper.paramwise_cfg.bypass_duplicate = True
+    assert 'paramwise_cfg' not in cfg.optim_wrapper
     float_model = build(tiny_config)
     cfg.load_from = str(tmp_path / 'float.pth')
     torch.save(dict(state_dict=float_model.state_dict(), meta={}),
@@ -246,8 +246,9 @@ def test_training_learns_monitors_and_evaluates(lcq_config):
              'theta')
     assert state[theta].any()
     rates = {
-        id(group['params'][0]): group['lr']
-        for group in runner.optim_wrapper.param_groups
+        id(parameter): group['lr']
+        for group in runner.optim_wrapper.optimizer.param_groups
+        for parameter in group['params']
     }
     own = dict(runner.model.named_parameters())
     assert rates[id(own[theta])] == pytest.approx(

@@ -293,13 +293,18 @@ def test_nan_loss_is_told_where_the_layers_are_finite(tmp_path):
         train(cfg)
 
 
+class CollapsingClip(Hook):
+    """Make a clip negative, as too large a learning rate may."""
+
+    def after_train_iter(self, runner, batch_idx, *args, **kwargs):
+        if batch_idx == 2:
+            runner.model.backbone[1][0].act_quantizer.clip.data.fill_(-0.1)
+
+
 def test_collapsing_clip_is_named(tmp_path):
-    cfg = make_config(tmp_path, **{
-        'optim_wrapper.paramwise_cfg.custom_keys': {
-            'backbone.1.0.act_quantizer.clip': dict(lr_mult=1e4)
-        },
-        'default_hooks.lcq.check_interval': 1,
-        'train_cfg.max_epochs': 20
-    })
+    runner = Runner.from_cfg(make_config(
+        tmp_path, **{'default_hooks.lcq.check_interval': 1}))
+    runner.register_hook(CollapsingClip(), priority='VERY_HIGH')
     with pytest.raises(LCQError, match=r'backbone.1.0.act_quantizer.clip=-'):
-        train(cfg)
+        runner.train()
+    assert runner.iter == 2
