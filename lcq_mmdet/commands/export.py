@@ -47,6 +47,11 @@ def parse_args() -> argparse.Namespace:
         metavar='PATTERN',
         help='with --int8: layers to leave in float, of those that training '
         'left in float; all others are computed in 8 bits, too')
+    parser.add_argument(
+        '--end2end',
+        action='store_true',
+        help='write an ONNX graph that takes images and gives boxes, with '
+        'preparation, decoding and suppression in it')
     add_runner_arguments(parser)
     return parser.parse_args()
 
@@ -59,6 +64,8 @@ def main() -> None:
                        '.onnx')
     if args.half and suffix == '.onnx':
         raise LCQError('--half: is for packed checkpoints (.safetensors)')
+    if args.end2end and suffix != '.onnx':
+        raise LCQError('--end2end: is for ONNX graphs (.onnx)')
     if args.int8 and suffix != '.onnx':
         raise LCQError('--int8: is for ONNX graphs (.onnx)')
     if args.keep_float and not args.int8:
@@ -73,14 +80,15 @@ def main() -> None:
         check_files(
             Config(dict(cfg, load_from=None)), ('train_dataloader', ))
     model, meta = load_quantized(cfg, args.checkpoint)
-    common = (model, args.out, cfg.to_dict(), {
-        key: meta[key]
-        for key in ('dataset_meta', ) if key in meta
-    })
+    meta = {key: meta[key] for key in ('dataset_meta', ) if key in meta}
     if suffix == '.onnx':
+        from lcq_mmdet.export.end2end import export_end2end
         from lcq_mmdet.export.graphs import export_onnx
-        export = export_onnx(
-            *common,
+        export = (export_end2end if args.end2end else export_onnx)(
+            model,
+            args.out,
+            cfg if args.end2end else cfg.to_dict(),
+            meta,
             progress=track_iter_progress,
             int8=args.int8,
             images=training_images(cfg, model) if args.int8 else (),
@@ -95,7 +103,12 @@ def main() -> None:
             print(f'in float: {name}: {why}')
         return
     sizes = export_packed(
-        *common, half=args.half, progress=track_iter_progress)
+        model,
+        args.out,
+        cfg.to_dict(),
+        meta,
+        half=args.half,
+        progress=track_iter_progress)
     print(f'\n{size_table(sizes)}\n'
           f'written: {args.out}, {sizes.ratio:.3f} of the float model, '
           f'overhead {sizes.overhead:.2%}')

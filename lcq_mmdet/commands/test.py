@@ -63,6 +63,25 @@ def use_test_time_augmentation(cfg: Config) -> None:
     dataset.pipeline = cfg.tta_pipeline
 
 
+def with_graph(cfg: Config, path: str) -> Config:
+    """Put a graph in the place of the model."""
+    from lcq_mmdet.export.end2end import leave_padding_to_graph
+    from lcq_mmdet.export.graphs.metadata import is_self_contained, read_graph
+    config = cfg.model.to_dict()
+    cfg = float_config(cfg)
+    cfg.load_from = None
+    if is_self_contained(read_graph(path)):
+        leave_padding_to_graph(cfg)
+        cfg.model = dict(type='EndToEndDetector', path=path, config=config)
+    else:
+        cfg.model = dict(
+            type='GraphDetector',
+            detector=cfg.model,
+            path=path,
+            config=config)
+    return cfg
+
+
 def main() -> None:
     args = parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
@@ -76,16 +95,8 @@ def main() -> None:
                        'tools/export.py writes it')
     cfg.load_from = args.checkpoint
     check_files(cfg, ('test_dataloader', ))
-    model_config = cfg.model.to_dict()
     if is_graph:
-        import lcq_mmdet.export.graphs  # noqa: F401  registers the type
-        cfg = float_config(cfg)
-        cfg.load_from = None
-        cfg.model = dict(
-            type='GraphDetector',
-            detector=cfg.model,
-            path=args.checkpoint,
-            config=model_config)
+        cfg = with_graph(cfg, args.checkpoint)
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
     if args.tta:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError
 
-from .metadata import load_graph
+from .metadata import is_self_contained, load_graph
 from .network import (IMAGE, POOLED, check_supported, dense_head,
                       dense_outputs, features, second_stage_outputs)
 from .session import Graph
@@ -36,6 +36,9 @@ class GraphDetector(BaseModel):
         super().__init__(detector.data_preprocessor)
         self.detector: Any = detector
         model = load_graph(path, config)
+        if is_self_contained(model):
+            raise LCQError(f'{path}: has boxes in it already; what is wanted '
+                           'is a graph without --end2end')
         names = [value.name for value in model.graph.output]
         second = second_stage_outputs(names)
         self._names = [name for name in names if name not in second]
@@ -68,8 +71,17 @@ class GraphDetector(BaseModel):
         """
         if mode != 'predict':
             raise LCQError(f"mode={mode!r}: a graph knows 'predict' only")
+        return self.detect(self._network(inputs), data_samples)
+
+    def detect(self, values: Sequence[Tensor],
+               data_samples: Sequence[Any]) -> List[Any]:
+        """Go on from the outputs of the network.
+
+        Args:
+            values: Outputs, in the order of the graph.
+            data_samples: The sample of each image.
+        """
         detector, samples = self.detector, list(data_samples)
-        values = self._network(inputs)
         results = dense_head(detector).predict_by_feat(
             *dense_outputs(self._names, values),
             batch_img_metas=[sample.metainfo for sample in samples],

@@ -1,5 +1,5 @@
 """What a graph's file says of itself, and whether it is whole."""
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -11,7 +11,11 @@ from ..files import check_version, checksum, checksum_of_text, from_literal
 FORMAT = 'lcq_mmdet.onnx'
 VERSION = 1
 # What may differ between the config of a file and the one that it runs with.
-_FREE = ('train_cfg', 'test_cfg', 'init_cfg', 'pretrained')
+_FREE = ('train_cfg', 'init_cfg', 'pretrained')
+# What a graph with boxes in it has done already, and mmdet does for others.
+_AFTER = ('test_cfg', )
+#: What a self-contained graph says of itself, as JSON.
+DETECTOR = 'detector'
 
 
 def load_graph(path: str, config: Mapping[str, Any]) -> onnx.ModelProto:
@@ -25,30 +29,48 @@ def load_graph(path: str, config: Mapping[str, Any]) -> onnx.ModelProto:
         LCQError: If the file cannot be read, is altered, of another version
             or of another config; names the file.
     """
+    model = read_graph(path)
     try:
-        model = onnx.load(path)
         own = _read_metadata(model)
-    except (OSError, DecodeError) as error:
-        raise LCQError(f'{path}: is no ONNX file that can be read: '
-                       f'{error}') from None
     except LCQError as error:
         raise LCQError(f'{path}: {error}') from None
-    difference = _difference(own['model'], config, 'model')
+    free = _FREE if is_self_contained(model) else _FREE + _AFTER
+    difference = _difference(own['model'], config, 'model', free)
     if difference:
         raise LCQError(f'{path}: is of another config: {difference}')
     return model
 
 
-def write_metadata(model: onnx.ModelProto, config: str, meta: str) -> None:
-    """Write what a reader checks into a graph's metadata."""
+def is_self_contained(model: onnx.ModelProto) -> bool:
+    """Tell whether a graph gives boxes, and not what heads compute."""
+    return any(entry.key == DETECTOR for entry in model.metadata_props)
+
+
+def write_metadata(model: onnx.ModelProto, config: str, meta: str,
+                   **more: str) -> None:
+    """Write what a reader checks, and what else is given, into metadata."""
     metadata = dict(
         format=FORMAT,
         version=str(VERSION),
         config=config,
         meta=meta,
-        graph=_graph_checksum(model))
+        graph=_graph_checksum(model),
+        **more)
     metadata['checksum'] = checksum_of_text(metadata)
     onnx.helper.set_model_props(model, metadata)
+
+
+def read_graph(path: str) -> onnx.ModelProto:
+    """Read any ONNX file.
+
+    Raises:
+        LCQError: If it is none.
+    """
+    try:
+        return onnx.load(path)
+    except (OSError, DecodeError) as error:
+        raise LCQError(f'{path}: is no ONNX file that can be read: '
+                       f'{error}') from None
 
 
 def _graph_checksum(model: onnx.ModelProto) -> str:
@@ -68,14 +90,15 @@ def _read_metadata(model: onnx.ModelProto) -> Dict[str, Any]:
     return from_literal(metadata['config'])
 
 
-def _difference(own: Any, given: Any, key: str) -> Optional[str]:
+def _difference(own: Any, given: Any, key: str,
+                free: Sequence[str]) -> Optional[str]:
     """Describe the first difference of two configs, if there is any."""
     if isinstance(own, Mapping) and isinstance(given, Mapping):
         for name in {**own, **given}:
-            if name in _FREE:
+            if name in free:
                 continue
             found = _difference(
-                own.get(name), given.get(name), f'{key}.{name}')
+                own.get(name), given.get(name), f'{key}.{name}', free)
             if found:
                 return found
         return None

@@ -53,10 +53,19 @@ class Graph:
         self._session = _start(part, options)
 
     def __call__(self, *inputs: Tensor) -> Tuple[Tensor, ...]:
-        """Compute the outputs, on the device of the inputs."""
-        feeds = (value.detach().cpu().float().numpy() for value in inputs)
-        found = self._session.run(self.outputs,
-                                  dict(zip(self.inputs, feeds)))
+        """Compute the outputs, on the device of the inputs.
+
+        Raises:
+            LCQError: If the graph cannot take such inputs.
+        """
+        feeds = (_array(value) for value in inputs)
+        try:
+            found = self._session.run(self.outputs,
+                                      dict(zip(self.inputs, feeds)))
+        except ENGINE_ERRORS as error:
+            sizes = ', '.join(str(tuple(value.shape)) for value in inputs)
+            raise LCQError(f'onnxruntime cannot run it with inputs of shape '
+                           f'{sizes}: {error}') from None
         return tuple(
             torch.from_numpy(value).to(inputs[0].device) for value in found)
 
@@ -79,6 +88,11 @@ def sums_saturate() -> bool:
     x = np.full((4, 64), 255, np.uint8)
     y, = _start(model, onnxruntime.SessionOptions()).run(None, {'x': x})
     return bool((y != 64 * 255 * 127).any())
+
+
+def _array(value: Tensor) -> np.ndarray:
+    value = value.detach().cpu()
+    return (value.float() if value.is_floating_point() else value).numpy()
 
 
 def _start(model: onnx.ModelProto, options: Any) -> Any:

@@ -3,7 +3,7 @@ import copy
 import io
 import warnings
 from functools import partial
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import onnx
 import torch
@@ -49,7 +49,7 @@ def trace(network: DetectorNetwork,
         if not name.startswith('second_stage'):
             axes[name].update({2: f'{name}_height', 3: f'{name}_width'})
     try:
-        return _export(network, inputs, network.inputs, outputs, axes)
+        return export_module(network, inputs, network.inputs, outputs, axes)
     except _ERRORS as error:
         name, reason = _find_culprit(network, inputs)
         raise LCQError(f'{name}: cannot be exported to ONNX: '
@@ -125,9 +125,21 @@ for _name, _function in (('conv', _conv), ('linear', _linear)):
         _OPSET)
 
 
-def _export(module: nn.Module, inputs: Tuple[Tensor, ...],
-            input_names: List[str], output_names: List[str],
-            axes: Dict[str, Dict[int, str]]) -> onnx.ModelProto:
+def export_module(module: nn.Module, inputs: Tuple[Tensor, ...],
+                  input_names: Sequence[str], output_names: Sequence[str],
+                  axes: Mapping[str, Mapping[int, str]],
+                  fold: bool = False) -> onnx.ModelProto:
+    """Write what a module does to example inputs as an ONNX graph.
+
+    Args:
+        module: Any module.
+        inputs: Inputs that it can take.
+        input_names: Names of the inputs.
+        output_names: Names of the outputs.
+        axes: Names of the dimensions that can be of another size, by name of
+            the input or output, and then by axis.
+        fold: Whether what follows from constants is one, too.
+    """
     stream: Any = io.BytesIO()
     with warnings.catch_warnings():
         # Of a deprecated exporter, and of sizes that are constants by design.
@@ -140,8 +152,8 @@ def _export(module: nn.Module, inputs: Tuple[Tensor, ...],
             output_names=output_names,
             dynamic_axes=axes,
             opset_version=_OPSET,
-            custom_opsets={DOMAIN: 1},
-            do_constant_folding=False,
+            custom_opsets={} if fold else {DOMAIN: 1},
+            do_constant_folding=fold,
             **_TORCHSCRIPT)
     return onnx.load_from_string(stream.getvalue())
 
@@ -173,7 +185,7 @@ def _find_culprit(network: DetectorNetwork,
     for name, (module, args) in seen.items():
         if args and all(isinstance(value, Tensor) for value in args):
             try:
-                _export(module, args, [], [], {})
+                export_module(module, args, [], [], {})
             except _ERRORS as error:
                 return name, _first_line(error)
     return type(network.detector).__name__, ''

@@ -1,0 +1,134 @@
+"""Whether a self-contained graph finds what mmdet finds."""
+import copy
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+import numpy as np
+import onnx
+import torch
+from mmdet.registry import TRANSFORMS
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from lcq_mmdet.errors import LCQError
+
+from ..graphs.detector import GraphDetector
+from ..graphs.network import DetectorNetwork, second_stage_outputs
+from ..graphs.session import Graph
+from .assembly import NETWORK
+from .metadata import OUTPUTS
+from .preprocessing import LIMITS, Pipeline
+
+#: What boxes, in pixels, and scores may differ by.
+BOX_TOLERANCE, SCORE_TOLERANCE = 1e-2, 1e-4
+# Where boxes overlap by the threshold, or an input of a layer is between two
+# levels, rounding errors decide.
+_SHARE = 0.1
+# Raw scores of such a spread give boxes of all classes in plenty.
+_SPREAD = 2.
+
+
+@torch.no_grad()
+def check_boxes(written: onnx.ModelProto, path: str, detector: nn.Module,
+                config: Mapping[str, Any], pipeline: Pipeline) -> None:
+    """Compare a graph with mmdet's own work on the same network's outputs.
+
+    Once for images of noise, and once for noise as the network's outputs,
+    which has many boxes whatever the network has learned.
+
+    Args:
+        written: The self-contained graph.
+        path: File of the graph of the network alone.
+        detector: The detector; it is not changed.
+        config: The model's part of its config.
+        pipeline: What its test pipeline does to an image.
+
+    Raises:
+        LCQError: If they find different boxes.
+    """
+    size = DetectorNetwork(detector).size
+    if detector.data_preprocessor.pad_size_divisor > 1:
+        size = size[0] - 3, size[1] - 5
+    reference = GraphDetector(copy.deepcopy(detector), path, config)
+    images = torch.randint(
+        256, (2, *size, 3),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(0))
+    data = prepare(images, detector, pipeline)
+    values = reference._network(data['inputs'])
+    graph = Graph(written, ['image'], OUTPUTS)
+    _compare(graph(images), reference.detect(values, data['data_samples']),
+             'for an image')
+
+    generator = torch.Generator().manual_seed(0)
+    values = tuple(
+        torch.randn(value.shape, generator=generator) * _SPREAD
+        for value in values)
+    names = [LIMITS, *(f'{NETWORK}/{name}' for name in reference._names)]
+    height, width = data['data_samples'][0].img_shape
+    limits = torch.tensor([width, height, width, height]).float()
+    written.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        for name in names)
+    after = Graph(written, names, OUTPUTS)
+    _compare(
+        after(limits, *values),
+        reference.detect([value.clone() for value in values],
+                         data['data_samples']), 'for any maps')
+
+
+def prepare(images: Tensor, detector: Any,
+            pipeline: Pipeline) -> Dict[str, Any]:
+    """Prepare images as mmdet does, without resizing.
+
+    Args:
+        images: Red, green and blue, uint8, (N, H, W, 3).
+        detector: With the data preprocessor.
+        pipeline: With what pads images.
+    """
+    inputs, samples = [], []
+    for image in images.flip(-1).numpy():
+        found = dict(img=image, img_shape=image.shape[:2])
+        for pad in pipeline.pads:
+            found = TRANSFORMS.build(dict(type='Pad', **pad))(found)
+        pixels = np.ascontiguousarray(found['img'].transpose(2, 0, 1))
+        inputs.append(torch.from_numpy(pixels))
+        samples.append(
+            DetDataSample(
+                metainfo=dict(
+                    img_shape=found['img_shape'],
+                    ori_shape=image.shape[:2],
+                    scale_factor=(1., 1.))))
+    return detector.data_preprocessor(
+        dict(inputs=inputs, data_samples=samples))
+
+
+def unmatched(dets: Tensor, labels: Tensor, expected: InstanceData) -> int:
+    """Count boxes of one image that the other side does not have.
+
+    Args:
+        dets: Boxes and scores, (K, 5).
+        labels: (K), negative where there is no box.
+        expected: What mmdet found.
+    """
+    dets, labels = dets[labels >= 0], labels[labels >= 0]
+    boxes = expected.bboxes
+    same = ((dets[:, None, :4] - boxes).abs() <= BOX_TOLERANCE +
+            1e-5 * boxes.abs()).all(-1)
+    same &= (dets[:, None, 4] - expected.scores).abs() <= SCORE_TOLERANCE
+    same &= labels[:, None] == expected.labels
+    return max(
+        int((~same.any(0)).sum()),
+        int((~same.any(1)).sum()), abs(len(dets) - len(boxes)))
+
+
+def _compare(found: Tuple[Tensor, ...], samples: Sequence[DetDataSample],
+             where: str) -> None:
+    expected: List[InstanceData] = [
+        sample.pred_instances for sample in samples
+    ]
+    total = sum(len(instances) for instances in expected)
+    wrong = sum(map(unmatched, *found, expected))
+    if wrong > _SHARE * total:
+        raise LCQError(f'{wrong} of {total} boxes differ between the graph '
+                       f'and mmdet, {where}')
