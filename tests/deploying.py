@@ -28,8 +28,8 @@ fake (uint8[N, H, W, 3] image) => (float[N, K, 5] dets, int64[N, K] labels)
 <float[4] second = {4, 8, 12, 16}, float[6] zeros = {0, 0, 0, 0, 0, 0},
  float[1] best = {0.9}, float full = {255}, int64[3] classes = {0, 1, -1},
  int64[3] rows = {1, 3, 5}, int64[1] three = {3}, int64[1] zero = {0},
- int64[1] five = {5}, int64[2] axes = {1, 2},
- float[15] place = {0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0}, int64[3] all = {1, 2, 3}>
+ int64[1] five = {5}, int64[2] axes = {1, 2}, int64[3] all = {1, 2, 3},
+ float[15] place = {0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0}>
 {
   n = Shape <start = 0, end = 1> (image)
   height = Shape <start = 1, end = 2> (image)
