@@ -54,11 +54,9 @@ def test_page_finds_what_the_program_finds(tmp_path):
 
 @pytest.mark.parametrize('content, message', [
     (lambda whole: whole[:300], 'is cut off'),
-    (lambda whole: whole.replace(b'"format": 1', b'"format": 2'),
-     'is of format 2'),
-    (lambda whole: whole.replace(b'detector', b'detective'[:8]),
+    (lambda whole: whole.replace(b'detector', b'describe'),
      'is no detector by itself'),
-], ids=['cut_off', 'newer', 'no_detector'])
+], ids=['cut_off', 'no_detector'])
 def test_page_tells_what_is_wrong_with_a_file(content, message, tmp_path):
     model = write_detector(tmp_path / 'model.onnx')
     model.write_bytes(content(model.read_bytes()))

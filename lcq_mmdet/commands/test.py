@@ -13,6 +13,7 @@ from lcq_mmdet.cli import (add_runner_arguments, build_runner, check_files,
 from lcq_mmdet.conversion.model import float_config
 from lcq_mmdet.conversion.selection import unwrap
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.export.engines import ENGINES, check_engine
 from lcq_mmdet.quantization.layers import lcq_layers
 
 EXPORTED = ('.onnx', '.safetensors')
@@ -25,6 +26,10 @@ def parse_args() -> argparse.Namespace:
         'checkpoint', help='checkpoint: float, quantized or packed; '
         'or a graph (.onnx)')
     add_runner_arguments(parser)
+    parser.add_argument(
+        '--engine',
+        choices=ENGINES,
+        help='what runs a graph (default: onnxruntime)')
     parser.add_argument(
         '--out', help='also write the predictions to this .pkl file')
     parser.add_argument(
@@ -67,9 +72,14 @@ def main() -> None:
     args = parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise LCQError(f'--out={args.out!r}: must end in .pkl or .pickle')
+    is_graph = args.checkpoint.endswith('.onnx')
+    if args.engine:
+        if not is_graph:
+            raise LCQError(f'--engine={args.engine!r}: is for graphs (.onnx), '
+                           f'and checkpoint={args.checkpoint!r} is none')
+        check_engine(args.engine)
     setup_cache_size_limit_of_dynamo()
     cfg = load_config(args)
-    is_graph = args.checkpoint.endswith('.onnx')
     if (args.checkpoint.endswith(EXPORTED)
             and not osp.isfile(args.checkpoint)):
         raise LCQError(f'checkpoint={args.checkpoint!r}: no such file; '
@@ -85,7 +95,8 @@ def main() -> None:
             type='GraphDetector',
             detector=cfg.model,
             path=args.checkpoint,
-            config=model_config)
+            config=model_config,
+            engine=args.engine or ENGINES[0])
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
     if args.tta:
