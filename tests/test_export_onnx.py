@@ -10,6 +10,7 @@ from onnx import TensorProto
 from torch import nn
 
 from lcq_mmdet import LCQError
+from lcq_mmdet.export.engines import ENGINES
 from lcq_mmdet.export.graphs import GraphDetector, export_onnx, folding, writer
 from lcq_mmdet.export.graphs.network import IMAGE, POOLED, DetectorNetwork
 from lcq_mmdet.export.graphs.session import Graph
@@ -320,3 +321,56 @@ def test_layer_of_an_unknown_kind_is_named(tmp_path):
                        'exported to ONNX'):
         export(model, cfg, tmp_path / 'model.onnx')
     assert not list(tmp_path.iterdir())
+
+
+@torch.no_grad()
+def test_engines_agree(exported):
+    pytest.importorskip('openvino')
+    _, model, path = exported
+    network = DetectorNetwork(model)
+    inputs = network.example(64, 96)
+    one, other = (
+        Graph(onnx.load(path), network.inputs, network.outputs, engine=engine)
+        for engine in ('onnxruntime', 'openvino'))
+    expected, found = one(*inputs), other(*inputs)
+    for name, x, y in zip(network.outputs, expected, found):
+        assert x.shape == y.shape and x.dtype == y.dtype
+        # A value beside a threshold takes the other level.
+        differs = (x - y).abs() > 1e-4
+        assert differs.double().mean() < 0.01, name
+    # A second call leaves the results of the first as they are.
+    before = [value.clone() for value in found]
+    other(*(value + 1 for value in inputs))
+    assert all(map(torch.equal, before, found))
+
+
+PRODUCTS = """
+<ir_version: 10, opset_import: ["": 21]>
+products (float[N, 64, H, W] image) => (float[N, 64, H, W] sums)
+<float step = {0.01}, uint8 zero = {100}, int8[64, 64, 1, 1] weight = {%s},
+ float[64] scales = {%s}, float out = {4.0}, uint8 middle = {128}>
+{
+  codes = QuantizeLinear (image, step, zero)
+  x = DequantizeLinear (codes, step, zero)
+  w = DequantizeLinear <axis = 0> (weight, scales)
+  y = Conv (x, w)
+  rounded = QuantizeLinear (y, out, middle)
+  sums = DequantizeLinear (rounded, out, middle)
+}
+"""
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+def test_engines_add_products_of_8_bits_exactly(engine):
+    """Sums are of 32 bits, and rounded as the graph is read."""
+    pytest.importorskip(engine)
+    weight = torch.randint(100, 128, (64, 64))
+    model = onnx.parser.parse_model(PRODUCTS % (
+        ', '.join(map(str, weight.flatten().tolist())),
+        ', '.join(['0.01'] * 64)))
+    codes = torch.randint(200, 256, (2, 64, 3, 5))
+    y = torch.einsum('oi,nihw->nohw', weight.double(),
+                     codes.double() - 100) * 1e-4
+    found, = Graph(model, ['image'], ['sums'], engine=engine)(
+        (codes - 100) * 0.01)
+    assert torch.equal(found.double(), (y / 4).round() * 4)

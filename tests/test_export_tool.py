@@ -17,6 +17,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from lcq_mmdet import LCQError
 from lcq_mmdet.conversion.model import float_config
 from lcq_mmdet.export import load_packed
+from lcq_mmdet.export.engines import ENGINES
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = count()
@@ -139,6 +140,29 @@ def test_graphs_are_evaluated(call, trained, prefix):
         assert most >= 0.9 * max(len(one), len(other))
         difference = (one[:most] - other[:most]).norm()
         assert 0 < difference < room * one[:most].norm()
+
+
+def test_other_engine_finds_the_same(call, trained):
+    pytest.importorskip('openvino')
+    assert call('export.py', 'config.py', 'epoch_1.pth', '--out', 'both.onnx',
+                '--int8', 'exact') == 0
+    (one, first), (other, second) = (
+        run_test(call, trained, 'config.py', 'both.onnx', '--engine', engine)
+        for engine in ENGINES)
+    assert abs(one - other) <= 0.002
+    first, second = map(sorted_scores, (first, second))
+    most = min(len(first), len(second))
+    assert most >= 0.9 * max(len(first), len(second))
+    difference = (first[:most] - second[:most]).norm()
+    assert 0 < difference < 0.1 * first[:most].norm()
+
+
+def test_engines_are_for_graphs_and_must_be_installed(refusal, monkeypatch):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    assert "engine='openvino': is not installed: pip install 'lcq_mm" in (
+        refusal('test.py', 'config.py', 'x.onnx', '--engine', 'openvino'))
+    assert "--engine='openvino': is for graphs (.onnx)" in refusal(
+        'test.py', 'config.py', 'epoch_1.pth', '--engine', 'openvino')
 
 
 def test_only_integers_need_data(call, refusal):

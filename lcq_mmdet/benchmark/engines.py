@@ -19,7 +19,8 @@ from lcq_mmdet.conversion.building import (build_model, init_weights_,
 from lcq_mmdet.conversion.model import float_config
 from lcq_mmdet.export.graphs import export_onnx
 from lcq_mmdet.export.graphs.network import DetectorNetwork
-from lcq_mmdet.export.graphs.session import Graph, sums_saturate
+from lcq_mmdet.export.graphs.session import Graph
+from lcq_mmdet.export.graphs.starting import sums_saturate
 from lcq_mmdet.export.graphs.trace import trace
 from lcq_mmdet.export.source import load_quantized, training_images
 from lcq_mmdet.export.writer import export_packed

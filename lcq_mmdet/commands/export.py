@@ -9,6 +9,7 @@ from lcq_mmdet.cli import add_runner_arguments, check_files, load_config
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.export import (export_packed, float_bytes, load_quantized,
                               size_table, training_images)
+from lcq_mmdet.export.engines import ENGINES
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,8 +37,8 @@ def parse_args() -> argparse.Namespace:
         'as learned (relaxed); training images give the ranges of the rest')
     parser.add_argument(
         '--engine',
-        choices=['onnxruntime', 'openvino'],
-        default='onnxruntime',
+        choices=ENGINES,
+        default=ENGINES[0],
         help='with --int8 exact: the engine that the tables of levels are '
         'written for; the other computes the same, more slowly')
     parser.add_argument(

@@ -13,6 +13,7 @@ from lcq_mmdet.cli import (add_runner_arguments, build_runner, check_files,
 from lcq_mmdet.conversion.model import float_config
 from lcq_mmdet.conversion.selection import unwrap
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.export.engines import ENGINES, check_engine
 from lcq_mmdet.quantization.layers import lcq_layers
 
 EXPORTED = ('.onnx', '.safetensors')
@@ -25,6 +26,10 @@ def parse_args() -> argparse.Namespace:
         'checkpoint', help='checkpoint: float, quantized or packed; '
         'or a graph (.onnx)')
     add_runner_arguments(parser)
+    parser.add_argument(
+        '--engine',
+        choices=ENGINES,
+        help='what runs a graph (default: onnxruntime)')
     parser.add_argument(
         '--out', help='also write the predictions to this .pkl file')
     parser.add_argument(
@@ -63,7 +68,7 @@ def use_test_time_augmentation(cfg: Config) -> None:
     dataset.pipeline = cfg.tta_pipeline
 
 
-def with_graph(cfg: Config, path: str) -> Config:
+def with_graph(cfg: Config, path: str, engine: str) -> Config:
     """Put a graph in the place of the model."""
     from lcq_mmdet.export.end2end import leave_padding_to_graph
     from lcq_mmdet.export.graphs.metadata import is_self_contained, read_graph
@@ -72,13 +77,15 @@ def with_graph(cfg: Config, path: str) -> Config:
     cfg.load_from = None
     if is_self_contained(read_graph(path)):
         leave_padding_to_graph(cfg)
-        cfg.model = dict(type='EndToEndDetector', path=path, config=config)
+        cfg.model = dict(
+            type='EndToEndDetector', path=path, config=config, engine=engine)
     else:
         cfg.model = dict(
             type='GraphDetector',
             detector=cfg.model,
             path=path,
-            config=config)
+            config=config,
+            engine=engine)
     return cfg
 
 
@@ -86,9 +93,14 @@ def main() -> None:
     args = parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise LCQError(f'--out={args.out!r}: must end in .pkl or .pickle')
+    is_graph = args.checkpoint.endswith('.onnx')
+    if args.engine:
+        if not is_graph:
+            raise LCQError(f'--engine={args.engine!r}: is for graphs (.onnx), '
+                           f'and checkpoint={args.checkpoint!r} is none')
+        check_engine(args.engine)
     setup_cache_size_limit_of_dynamo()
     cfg = load_config(args)
-    is_graph = args.checkpoint.endswith('.onnx')
     if (args.checkpoint.endswith(EXPORTED)
             and not osp.isfile(args.checkpoint)):
         raise LCQError(f'checkpoint={args.checkpoint!r}: no such file; '
@@ -96,7 +108,7 @@ def main() -> None:
     cfg.load_from = args.checkpoint
     check_files(cfg, ('test_dataloader', ))
     if is_graph:
-        cfg = with_graph(cfg, args.checkpoint)
+        cfg = with_graph(cfg, args.checkpoint, args.engine or ENGINES[0])
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
     if args.tta:

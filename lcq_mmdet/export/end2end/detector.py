@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lcq_mmdet.errors import LCQError
 
+from ..engines import ENGINES
 from ..graphs.metadata import is_self_contained, load_graph
 from ..graphs.network import IMAGE
 from ..graphs.session import Graph
@@ -23,20 +24,24 @@ class EndToEndDetector(BaseModel):
     Args:
         path: File of ``tools/export.py --end2end``.
         config: The model's part of the config of the quantized detector.
+        engine: ``'onnxruntime'`` or ``'openvino'``.
 
     Raises:
         LCQError: If the file cannot be read, is altered, of another version
             or of another config, or does not find boxes.
     """
 
-    def __init__(self, path: str, config: Mapping[str, Any]) -> None:
+    def __init__(self,
+                 path: str,
+                 config: Mapping[str, Any],
+                 engine: str = ENGINES[0]) -> None:
         super().__init__()
         model = load_graph(path, config)
         if not is_self_contained(model):
             raise LCQError(f'{path}: finds no boxes; export it again with '
                            '--end2end')
         try:
-            self._graph = Graph(model, [IMAGE], OUTPUTS)
+            self._graph = Graph(model, [IMAGE], OUTPUTS, engine=engine)
         except LCQError as error:
             raise LCQError(f'{path}: {error}') from None
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError
 
+from ..engines import ENGINES, check_engine
 from .metadata import is_self_contained, load_graph
 from .network import (IMAGE, POOLED, check_supported, dense_head,
                       dense_outputs, features, second_stage_outputs)
@@ -22,17 +23,22 @@ class GraphDetector(BaseModel):
             modules only what has no weights is used. Its box head is replaced.
         path: File of ``tools/export.py``.
         config: The model's part of the config of the quantized detector.
+        engine: ``'onnxruntime'`` or ``'openvino'``.
 
     Raises:
-        LCQError: If the file cannot be read, is altered, of another version
-            or of another config.
+        LCQError: If the engine is not installed, or the file cannot be read,
+            is altered, of another version or of another config.
     """
 
-    def __init__(self, detector: Any,
-                 path: str, config: Mapping[str, Any]) -> None:
+    def __init__(self,
+                 detector: Any,
+                 path: str,
+                 config: Mapping[str, Any],
+                 engine: str = ENGINES[0]) -> None:
         if not isinstance(detector, nn.Module):
             detector = MODELS.build(detector)
         check_supported(detector)
+        check_engine(engine)
         super().__init__(detector.data_preprocessor)
         self.detector: Any = detector
         model = load_graph(path, config)
@@ -44,11 +50,12 @@ class GraphDetector(BaseModel):
         self._names = [name for name in names if name not in second]
         self._has_box_head = bool(second)
         try:
-            self._network = Graph(model, [IMAGE], self._names)
+            self._network = Graph(
+                model, [IMAGE], self._names, engine=engine)
             if second:
                 self.detector.roi_head.bbox_head = _GraphHead(
                     self.detector.roi_head.bbox_head,
-                    Graph(model, [POOLED], second))
+                    Graph(model, [POOLED], second, engine=engine))
         except LCQError as error:
             raise LCQError(f'{path}: {error}') from None
 

@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import torch
 
+from ..engines import ENGINES
 from .builder import GraphBuilder, is_layer, layer_name
 from .folding import WeightWriter, read_affine
 from .grid import Grid, bounds, table
@@ -29,7 +30,6 @@ from .streams import SAME_GRID, Maps, Ranges
 
 MODES = ('exact', 'relaxed')
 _OPSET = 21
-ENGINES = ('onnxruntime', 'openvino')
 _INT32 = 2**31 - 1
 _MOST_ROWS = 16
 

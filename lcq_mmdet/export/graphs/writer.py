@@ -12,11 +12,12 @@ from lcq_mmdet.errors import LCQError
 from lcq_mmdet.report.cost import count_macs
 from lcq_mmdet.report.files import replacing
 
+from ..engines import ENGINES
 from ..files import to_literal
 from ..writer import Progress, check_exportable, encode_weight
 from .check_float import check_floats
 from .check_integer import check_integers
-from .integer import ENGINES, IntegerLowering
+from .integer import IntegerLowering
 from .layers import Layer, exportable_layers, float_layers
 from .metadata import write_metadata
 from .network import DetectorNetwork
