@@ -2,7 +2,6 @@
 import json
 import pickle
 
-import onnx
 import pytest
 import torch
 from conftest import tiny_options  # noqa: F401

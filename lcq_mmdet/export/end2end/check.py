@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lcq_mmdet.errors import LCQError
 
 from ..graphs.detector import GraphDetector
-from ..graphs.network import DetectorNetwork, second_stage_outputs
+from ..graphs.network import DetectorNetwork
 from ..graphs.session import Graph
 from .assembly import NETWORK
 from .metadata import OUTPUTS
@@ -47,7 +47,8 @@ def check_boxes(written: onnx.ModelProto, path: str, detector: nn.Module,
         LCQError: If they find different boxes.
     """
     size = DetectorNetwork(detector).size
-    if detector.data_preprocessor.pad_size_divisor > 1:
+    preprocessor: Any = detector.data_preprocessor
+    if preprocessor.pad_size_divisor > 1:
         size = size[0] - 3, size[1] - 5
     reference = GraphDetector(copy.deepcopy(detector), path, config)
     images = torch.randint(

@@ -77,7 +77,7 @@ class EndToEndDetector(BaseModel):
 def leave_padding_to_graph(cfg: Config) -> None:
     """Take out what pads images in the test pipeline, in place."""
     transforms = test_transforms(cfg)
-    transforms[:] = [  # type: ignore[index]
+    transforms[:] = [
         transform for transform in transforms
         if str(transform['type']).rpartition('.')[2] != 'Pad'
     ]
