@@ -7,9 +7,13 @@ import mmcv
 import numpy as np
 import onnx
 import pytest
+import torch
 from deploying import FOLDER, run_detect, write_detector
+from exporting import make_config, make_model
 from mmcv.transforms import Resize
 from PIL import Image
+
+from lcq_mmdet.export.end2end import export_end2end
 
 ENGINES = [
     'onnxruntime',
@@ -67,6 +71,35 @@ def test_detects_without_torch_and_mmdet(engine, model, photos, tmp_path):
     assert '[2/2]' in done.stderr
     drawn = np.asarray(Image.open(tmp_path / 'out/more/a.png'))
     assert tuple(drawn[16, 20]) == (0, 0, 255)
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+    """A detector in 8-bit integers, whose pyramid levels share weights."""
+    cfg = make_config()
+    path = tmp_path_factory.mktemp('exported') / 'model.onnx'
+    export_end2end(make_model(cfg), str(path), cfg, int8='relaxed',
+                   images=[torch.randn(1, 3, 64, 96)])
+    return path
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+def test_integer_file_of_the_tool_is_run(engine, exported, photos, tmp_path):
+    done = run_detect(exported, photos, '--engine', engine, '--out-dir',
+                      tmp_path / 'out', '--json', '--score-thr', 0)
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        assert json.loads(line)['objects']
+
+
+def test_sums_are_exact_where_they_would_saturate(exported, module,
+                                                  monkeypatch):
+    image = Image.new('RGB', (96, 64), 'teal')
+    expected, _ = module.Detector(exported)(image)
+    monkeypatch.setattr(module, '_sums_saturate', lambda engine: True)
+    found, _ = module.Detector(exported)(image)
+    assert len(found) > 10
+    assert found[:10, 4] == pytest.approx(expected[:10, 4], abs=0.05)
 
 
 def test_text_names_classes_and_times(model, photos, tmp_path):
