@@ -15,6 +15,7 @@ from lcq_mmdet import LCQQuantizer, QuantizerConfig
 from lcq_mmdet.benchmark.kernels import contestants
 from lcq_mmdet.benchmark.timing import interleaved_medians
 from lcq_mmdet.benchmark.training import change_training_
+from lcq_mmdet.export.engines import ENGINES, is_installed
 from lcq_mmdet.report.tables import ratio_table
 
 ROOT = Path(__file__).parents[1]
@@ -174,12 +175,19 @@ def test_training_is_compared_with_float(call, tiny_config, tmp_path):
     assert all(row['seconds']['step'] > 0 for row in rows)
 
 
-ENGINES = [
-    'torch, float', 'onnxruntime, float',
-    'onnxruntime, its own static 8-bit quantization', 'torch, LCQ',
-    'onnxruntime, LCQ in float', 'onnxruntime, LCQ in 8 bits, exact',
-    'onnxruntime, LCQ in 8 bits, relaxed'
-]
+INSTALLED = [name for name in ENGINES if is_installed(name)]
+_KINDS = ['in float', 'in 8 bits, exact', 'in 8 bits, relaxed']
+
+
+def contestants_of(engines):
+    titles = [dict(openvino='OpenVINO').get(name, name) for name in engines]
+    networks = [f'{title}, float' for title in titles]
+    if 'onnxruntime' in engines:
+        networks.insert(1, 'onnxruntime, its own static 8-bit quantization')
+    return [
+        'torch, float', *networks, 'torch, LCQ',
+        *(f'{title}, LCQ {kind}' for title in titles for kind in _KINDS)
+    ]
 
 
 def test_engines_run_the_same_network(call, tiny_config, tmp_path):
@@ -188,7 +196,7 @@ def test_engines_run_the_same_network(call, tiny_config, tmp_path):
     output = call('benchmark.py', 'inference', path, '--size', 64, 96,
                   '--rounds', 1, '--out', out)
     rows = json.loads(out.read_text())['rows']
-    assert [row['name'] for row in rows] == ENGINES
+    assert [row['name'] for row in rows] == contestants_of(INSTALLED)
     assert all(row['seconds']['network'] > 0 for row in rows)
     sizes = [row['file_bytes'] for row in rows[1:]]
     assert max(sizes) == sizes[0] and min(sizes) > 0
@@ -206,15 +214,23 @@ def test_trained_detectors_are_evaluated(call, toy_coco, tmp_path):
                work_dir / 'epoch_1.pth')
     (work_dir / 'last_checkpoint').write_text('/elsewhere/epoch_1.pth')
     output = call('benchmark.py', 'inference', '--run', 'Faster', work_dir,
-                  '--size', 64, 64, '--rounds', 1, '--out', out)
+                  '--size', 64, 64, '--rounds', 1, '--engine', 'onnxruntime',
+                  '--out', out)
     rows = {row['name']: row for row in json.loads(out.read_text())['rows']}
-    assert list(rows) == ENGINES
+    assert list(rows) == contestants_of(['onnxruntime'])
     for name, row in rows.items():
         assert row['case'] == 'Faster, 64 x 64'
         assert ('metrics' in row) == ('LCQ' in name)
     assert (rows['torch, LCQ']['metrics']['mAP'] ==
             rows['onnxruntime, LCQ in float']['metrics']['mAP'] >= 0)
     assert ' AP' in output
+
+
+def test_missing_engine_is_told(call, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(SystemExit):
+        call('benchmark.py', 'inference', 'x.py', '--engine', 'openvino')
+    assert "pip install 'lcq_mmdet[openvino]'" in capsys.readouterr().err
 
 
 def test_nothing_to_run_is_told(call, capsys):

@@ -2,7 +2,7 @@
 import copy
 import os.path as osp
 from functools import partial
-from itertools import count
+from itertools import count, product
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import onnx
@@ -30,10 +30,11 @@ from lcq_mmdet.report.runs import average_precision
 _NUM_IMAGES = 2
 _NUMBERS = count()
 _TORCH = 'torch, LCQ'
-_GRAPHS: Dict[str, Optional[str]] = {
-    'onnxruntime, LCQ in float': None,
-    'onnxruntime, LCQ in 8 bits, exact': 'exact',
-    'onnxruntime, LCQ in 8 bits, relaxed': 'relaxed',
+_TITLES = dict(onnxruntime='onnxruntime', openvino='OpenVINO')
+_ARITHMETIC: Dict[str, Optional[str]] = {
+    'LCQ in float': None,
+    'LCQ in 8 bits, exact': 'exact',
+    'LCQ in 8 bits, relaxed': 'relaxed',
 }
 
 
@@ -49,6 +50,7 @@ class Engines:
             detector beside it always has.
         size: Height and width of the image in pixels.
         folder: Where files may be written.
+        engines: What runs the graphs; names of ``ENGINES``, installed.
 
     Attributes:
         file_bytes: Sizes of the files, by name of the engine.
@@ -59,17 +61,21 @@ class Engines:
     """
 
     def __init__(self, cfg: Config, size: Tuple[int, int],
-                 folder: str) -> None:
+                 folder: str, engines: Sequence[str]) -> None:
         self.file_bytes: Dict[str, int] = {}
         self._cfg, self._folder, self._size = cfg, folder, size
+        # Of what was trained: file and engine by name.
+        self._graphs: Dict[str, Tuple[str, str]] = {}
         network = DetectorNetwork(_random_model(float_config(cfg)))
         self._inputs = self._noise(network)
         self._calls: Dict[str, Callable[..., Any]] = {'torch, float': network}
-        path = self._path('onnxruntime, float')
+        path = self._path('float')
         onnx.save(trace(network), path)
-        self._add('onnxruntime, float', path, network)
-        self._add('onnxruntime, its own static 8-bit quantization',
-                  self._quantize_float(path, network), network)
+        for engine in engines:
+            self._add(f'{_TITLES[engine]}, float', path, network, engine)
+            if engine == 'onnxruntime':
+                self._add('onnxruntime, its own static 8-bit quantization',
+                          self._quantize_float(path, network), network, engine)
 
         model, images = self._quantized_model()
         network = DetectorNetwork(model)
@@ -77,10 +83,15 @@ class Engines:
         export_packed(model, path, cfg.to_dict())
         self.file_bytes[_TORCH] = osp.getsize(path)
         self._calls[_TORCH] = network
-        for name, int8 in _GRAPHS.items():
-            path = self._path(name)
-            export_onnx(model, path, cfg.to_dict(), int8=int8, images=images)
-            self._add(name, path, network)
+        for engine, (kind, int8) in product(engines, _ARITHMETIC.items()):
+            name = f'{_TITLES[engine]}, {kind}'
+            # Only the tables of the exact one are written for an engine.
+            path = self._path(name if int8 == 'exact' else kind)
+            if not osp.exists(path):
+                export_onnx(model, path, cfg.to_dict(), int8=int8,
+                            images=images, engine=engine)
+            self._graphs[name] = path, engine
+            self._add(name, path, network, engine)
 
     def evaluate(self) -> Dict[str, Dict[str, float]]:
         """Evaluate the trained detector on its test data, network by network.
@@ -92,13 +103,14 @@ class Engines:
         metrics = {_TORCH: average_precision(self._runner(self._cfg))}
         cfg = float_config(self._cfg)
         cfg.load_from = None
-        for name in _GRAPHS:
+        for name, (path, engine) in self._graphs.items():
             graph_cfg = copy.deepcopy(cfg)
             graph_cfg.model = dict(
                 type='GraphDetector',
                 detector=cfg.model,
-                path=self._path(name),
-                config=self._cfg.model.to_dict())
+                path=path,
+                config=self._cfg.model.to_dict(),
+                engine=engine)
             metrics[name] = average_precision(self._runner(graph_cfg))
         return metrics
 
@@ -145,10 +157,11 @@ class Engines:
     def _path(self, name: str) -> str:
         return osp.join(self._folder, f'{name}.onnx')
 
-    def _add(self, name: str, path: str, network: DetectorNetwork) -> None:
+    def _add(self, name: str, path: str, network: DetectorNetwork,
+             engine: str) -> None:
         self.file_bytes[name] = osp.getsize(path)
         self._calls[name] = Graph(
-            onnx.load(path), network.inputs, network.outputs)
+            onnx.load(path), network.inputs, network.outputs, engine=engine)
 
     def _quantize_float(self, path: str, network: DetectorNetwork) -> str:
         """Quantize the float graph as onnxruntime's documentation advises."""

@@ -15,6 +15,7 @@ from lcq_mmdet.benchmark.training import change_training_, training_rows
 from lcq_mmdet.cli import check_files, read_config
 from lcq_mmdet.conversion.model import apply_lcq
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.export.engines import ENGINES, check_engine, is_installed
 from lcq_mmdet.functional import check_bits
 from lcq_mmdet.report.records import write_record
 from lcq_mmdet.report.runs import load_run
@@ -81,6 +82,11 @@ def parse_args() -> argparse.Namespace:
         default=[480, 640],
         metavar=('HEIGHT', 'WIDTH'),
         help='of the image (default: 480 640)')
+    inference.add_argument(
+        '--engine',
+        nargs='+',
+        choices=ENGINES,
+        help='what runs the graphs (default: those that are installed)')
 
     activations = commands.add_parser(
         'activations',
@@ -131,6 +137,9 @@ def benchmark_training(args: argparse.Namespace) -> Rows:
 
 
 def benchmark_inference(args: argparse.Namespace) -> Rows:
+    engines = args.engine or [name for name in ENGINES if is_installed(name)]
+    for engine in engines:
+        check_engine(engine)
     from lcq_mmdet.benchmark.inference import inference_rows
     cases: Dict[str, Config] = {}
     for path in args.config:
@@ -152,7 +161,8 @@ def benchmark_inference(args: argparse.Namespace) -> Rows:
             check_files(cfg, ('train_dataloader', 'test_dataloader'))
     for case, cfg in cases.items():
         height, width = args.size
-        yield inference_rows(case, cfg, (height, width), args.rounds)
+        yield inference_rows(
+            case, cfg, (height, width), args.rounds, engines)
 
 
 def benchmark_activations(args: argparse.Namespace) -> Rows:

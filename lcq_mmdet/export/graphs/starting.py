@@ -58,14 +58,12 @@ def start(engine: str, model: onnx.ModelProto, outputs: Sequence[str],
 
 
 def _start_openvino(model: onnx.ModelProto, outputs: Sequence[str]) -> Run:
-    import openvino
-
     # In less than 32 bits, as CPUs with AMX would, results are others.
     settings: Dict[str, Any] = dict(
         PERFORMANCE_HINT='LATENCY',
         INFERENCE_PRECISION_HINT='f32',
         INFERENCE_NUM_THREADS=torch.get_num_threads())
-    core = openvino.Core()
+    core = _openvino_core()
     try:
         compiled = core.compile_model(
             core.read_model(model.SerializeToString()), 'CPU', settings)
@@ -79,6 +77,17 @@ def _start_openvino(model: onnx.ModelProto, outputs: Sequence[str]) -> Run:
         return [found[name] for name in outputs]
 
     return run
+
+
+@cache
+def _openvino_core() -> Any:
+    """Return the one that this process has.
+
+    With another one, OpenVINO 2026.4 may free the stack that signals of this
+    thread are handled on, and the process ends at the next signal.
+    """
+    import openvino
+    return openvino.Core()
 
 
 @cache
