@@ -4,8 +4,8 @@ What multiplies an input by a weight saves both for the backward pass. A
 float layer saves what the activation before it saves anyway, and a
 parameter; a quantized layer would save the quantized values as well.
 """
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Tuple
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Iterator, Tuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,18 @@ from torch.autograd.graph import saved_tensors_hooks
 from lcq_mmdet.compat import is_compiling
 
 #: Below, there is less memory to be gained than time to be lost.
-MIN_SIZE = 2**16
+MIN_SIZE: float = 2**16
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Save quantized tensors of any size inside, for comparison."""
+    global MIN_SIZE
+    size, MIN_SIZE = MIN_SIZE, float('inf')
+    try:
+        yield
+    finally:
+        MIN_SIZE = size
 
 
 def recomputing(*tensors: Tensor) -> AbstractContextManager:

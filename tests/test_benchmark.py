@@ -11,7 +11,7 @@ from exporting import make_config, make_model
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from lcq_mmdet import LCQQuantizer, QuantizerConfig
+from lcq_mmdet import LCQQuantizer, QuantizerConfig, recompute
 from lcq_mmdet.benchmark.kernels import contestants
 from lcq_mmdet.benchmark.timing import interleaved_medians
 from lcq_mmdet.benchmark.training import change_training_
@@ -158,7 +158,9 @@ def test_step_is_made_of_the_images_asked_for(tiny_config):
     assert [tuple(image.shape) for image in images] == [(3, 32, 48)] * 4
 
 
-def test_training_is_compared_with_float(call, tiny_config, tmp_path):
+def test_training_is_compared_with_float(call, tiny_config, tmp_path,
+                                         monkeypatch):
+    monkeypatch.setattr(recompute, 'MIN_SIZE', 0)
     path, out = tmp_path / 'tiny.py', tmp_path / 'train.json'
     tiny_config.train_dataloader.batch_size = 2
     # It would have to be downloaded, and is left out.
@@ -166,10 +168,14 @@ def test_training_is_compared_with_float(call, tiny_config, tmp_path):
         type='Pretrained', checkpoint='torchvision://resnet18')
     tiny_config.dump(path)
     call('benchmark.py', 'train', path, '--bits', 2, '--rounds', 1, '--out',
-         out)
+         out, '--modules', 'backbone', 'bbox_head', '--without-recomputation')
     rows = json.loads(out.read_text())['rows']
-    assert [row['name'] for row in rows[:3]] == ['float', 'uniform', 'lcq']
-    assert [row['case'] for row in rows] == ['tiny, 2 bits'] * 3 + [
+    memory = {row['name']: row['peak_memory'] for row in rows[:4]}
+    assert list(memory) == [
+        'float', 'uniform', 'lcq', 'lcq, without recomputation']
+    assert memory['lcq, without recomputation'] > 1.1 * memory['lcq']
+    assert recompute.MIN_SIZE == 0
+    assert [row['case'] for row in rows] == ['tiny, 2 bits'] * 4 + [
         'tiny, 2 bits, calibration'
     ] * 3
     assert all(row['seconds']['step'] > 0 for row in rows)

@@ -10,6 +10,7 @@ from training import assert_equal_states, state_of
 
 from lcq_mmdet import LCQConv2d, LCQError, LCQQuantizer
 from lcq_mmdet.hooks import LCQHook
+from lcq_mmdet.hooks.soundness import describe_norms
 from lcq_mmdet.quantization.layers import lcq_layers
 
 
@@ -62,6 +63,16 @@ def test_training_calibrates_learns_and_evaluates(lcq_config, capfd):
     scalars = next(Path(runner.work_dir).glob('*/vis_data/scalars.json'))
     last = json.loads(scalars.read_text().splitlines()[-1])
     assert 0 <= last['coco/bbox_mAP'] <= 1
+
+
+def test_describing_batch_norm_leaves_modes_as_they_are():
+    model = torch.nn.Sequential(
+        torch.nn.BatchNorm2d(4), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
+    for modes in ([False] * 3, [True, False, True]):
+        for module, mode in zip(model, modes):
+            module.training = mode
+        assert describe_norms(model).startswith('2 batch norm layers follow')
+        assert [module.training for module in model] == modes
 
 
 def test_resume_continues_exactly_and_does_not_recalibrate(

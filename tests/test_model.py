@@ -1,6 +1,7 @@
 import pytest
 from mmdet.models import RetinaNet
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
@@ -41,6 +42,21 @@ def test_frozen_stages_and_norm_eval(lcq_config, given, built):
     lcq_config.model.backbone.update(frozen_stages=1, norm_eval=True)
     backbone = build(dict(lcq_config.model, **given)).backbone
     assert (backbone.frozen_stages, backbone.norm_eval) == built
+
+
+@pytest.mark.parametrize('given, told', [
+    (dict(), 'frozen_stages=1 becomes -1, norm_eval=True becomes False'),
+    (dict(norm_eval=None), 'frozen_stages=1 becomes -1, as'),
+    (dict(frozen_stages=None, norm_eval=None), None),
+])
+def test_changes_of_the_backbone_are_told(lcq_config, given, told, caplog):
+    logger = MMLogger.get_instance('changes')
+    logger.addHandler(caplog.handler)
+    lcq_config.model.backbone.update(frozen_stages=1, norm_eval=True)
+    build(dict(lcq_config.model, **given))
+    lines = [r.message for r in caplog.records if 'becomes' in r.message]
+    assert len(lines) == (told is not None)
+    assert told is None or told in lines[0]
 
 
 def test_default_trains_all_but_the_quantizer_of_the_image(lcq_config):

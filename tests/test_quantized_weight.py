@@ -1,6 +1,7 @@
 """The quantized weight of a layer: its gradients, and never a stale one."""
 import copy
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -77,6 +78,26 @@ def test_cached_weight_is_never_stale(layer, change):
     after = layer.quantized_weight()
     assert torch.equal(after, layer.weight_quantizer(layer.weight))
     assert after.dtype != before.dtype or not torch.equal(after, before)
+
+
+@torch.no_grad()
+def test_memory_of_a_replaced_weight_is_held_until_it_is_noticed(layer):
+    layer.eval().quantized_weight()
+    memory = weakref.ref(layer.weight.untyped_storage())
+    # Else a third weight could be there, and look like the first.
+    layer.weight.data = -layer.weight
+    assert memory() is not None
+    layer.quantized_weight()
+    assert memory() is None
+
+
+def test_layer_made_in_inference_mode_is_quantized_at_each_call():
+    with torch.inference_mode():
+        layer = LCQConv2d(4, 4, 3, config=QuantizerConfig(init='constant'))
+        layer.weight_quantizer.initialize_(layer.weight, signed=True)
+        before = layer.eval().quantized_weight()
+        layer.weight.neg_()
+        assert not torch.equal(layer.quantized_weight(), before)
 
 
 def test_shared_layer_has_the_gradients_of_all_its_calls(layer):

@@ -43,6 +43,28 @@ def test_it_learns(tmp_path):
     assert (scores.argmax(1) == data.labels).float().mean() > 0.9
 
 
+@pytest.mark.parametrize('optim_wrapper, is_told', [
+    (dict(constructor='LCQOptimWrapperConstructor'), False),
+    (dict(paramwise_cfg=dict(
+        custom_keys={'_quantizer.': dict(decay_mult=0)})), True),
+    (dict(paramwise_cfg=dict(
+        custom_keys={'_quantizer.theta': dict(lr_mult=5)})), False),
+], ids=['constructor', 'decay_alone', 'custom_keys'])
+def test_companders_that_learn_at_another_rate_are_told(
+        optim_wrapper, is_told, tmp_path, capfd):
+    cfg = make_config(tmp_path, **{
+        'log_level': 'WARNING',
+        'optim_wrapper.optimizer.weight_decay': 1e-4,
+        'train_cfg.max_epochs': 1
+    })
+    del cfg.optim_wrapper['constructor']
+    cfg.optim_wrapper.update(optim_wrapper)
+    train(cfg)
+    log = capfd.readouterr()
+    assert ("constructor=None: no setting gives theta ten times"
+            in log.out + log.err) == is_told
+
+
 def test_accumulated_gradients_are_those_of_the_larger_batch(
         calibrated, tmp_path):
     whole = train(make_config(

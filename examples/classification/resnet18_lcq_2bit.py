@@ -7,10 +7,5 @@ model = dict(
     bits=2,
     modules=['backbone', 'head'])
 default_hooks = dict(lcq=dict(type='LCQHook'))
-optim_wrapper = dict(
-    paramwise_cfg=dict(
-        custom_keys={
-            '_quantizer.': dict(decay_mult=0),
-            '_quantizer.theta': dict(lr_mult=10, decay_mult=0)
-        }))
+optim_wrapper = dict(constructor='LCQOptimWrapperConstructor')
 load_from = 'work_dirs/resnet18_float/epoch_6.pth'

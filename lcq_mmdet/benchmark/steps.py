@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from lcq_mmdet import recompute
 from lcq_mmdet.conversion.building import init_weights_, without_weights
 from lcq_mmdet.conversion.model import apply_lcq, float_config
 from lcq_mmdet.conversion.optimizer import CONSTRUCTOR
@@ -27,6 +28,8 @@ class TrainingSteps:
     Args:
         cfg: Config of a float or quantized detector.
         bits: Bits of weights and inputs, 2 to 8.
+        ablate: Whether to train LCQ's also without recomputing quantized
+            tensors in the backward pass.
 
     Attributes:
         calibration: Seconds that the calibration on eight batches took, by
@@ -34,7 +37,11 @@ class TrainingSteps:
             included, loading them not.
     """
 
-    def __init__(self, cfg: Config, bits: int) -> None:
+    def __init__(self,
+                 cfg: Config,
+                 bits: int,
+                 ablate: bool = False) -> None:
+        self._ablate = ablate
         self.calibration: Dict[str, float] = {}
         self._runners: Dict[str, Runner] = {}
         # All with groups of equal settings merged, as one group a parameter
@@ -72,11 +79,16 @@ class TrainingSteps:
 
     def calls(self) -> Dict[str, Callable[[], Any]]:
         """Return functions that train one step, by name."""
-        return {
+        calls: Dict[str, Callable[[], Any]] = {
             name: partial(runner.model.train_step, self._batches[0],
                           runner.optim_wrapper)
             for name, runner in self._runners.items()
         }
+        if self._ablate:
+            # A decorator, too.
+            calls['lcq, without recomputation'] = recompute.disabled()(
+                calls['lcq'])
+        return calls
 
     def peak_memory(self) -> Dict[str, int]:
         """Measure what a step allocates at most in bytes, by name."""

@@ -10,8 +10,11 @@ from .steps import TrainingSteps
 from .timing import interleaved_medians
 
 
-def training_rows(case: str, cfg: Config, bits: int,
-                  rounds: int) -> List[Dict[str, Any]]:
+def training_rows(case: str,
+                  cfg: Config,
+                  bits: int,
+                  rounds: int,
+                  ablate: bool = False) -> List[Dict[str, Any]]:
     """Measure a detector in float, uniformly quantized and with LCQ.
 
     Args:
@@ -19,9 +22,10 @@ def training_rows(case: str, cfg: Config, bits: int,
         cfg: Its config, float or quantized.
         bits: Bits of weights and inputs, 2 to 8.
         rounds: Timed steps of each.
+        ablate: Whether to measure LCQ also without recomputation.
     """
     case = f'{case}, {bits} bits'
-    steps = TrainingSteps(cfg, bits)
+    steps = TrainingSteps(cfg, bits, ablate)
     seconds = interleaved_medians(steps.calls(), rounds)
     memory = steps.peak_memory()
     rows = [

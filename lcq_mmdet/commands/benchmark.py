@@ -58,6 +58,11 @@ def parse_args() -> argparse.Namespace:
         '--amp',
         action='store_true',
         help='train in mixed precision, on a GPU')
+    train.add_argument(
+        '--without-recomputation',
+        action='store_true',
+        help='measure LCQ also with quantized tensors saved for the backward '
+        'pass')
 
     inference = commands.add_parser(
         'inference',
@@ -70,11 +75,6 @@ def parse_args() -> argparse.Namespace:
         metavar=('NAME', 'WORK_DIR'),
         help='a trained quantized detector, which is evaluated, too; any '
         'number of times')
-    inference.add_argument(
-        '--modules',
-        nargs='+',
-        metavar='PATTERN',
-        help='what to quantize (default: backbone and neck)')
     inference.add_argument(
         '--size',
         type=int,
@@ -103,6 +103,12 @@ def parse_args() -> argparse.Namespace:
             nargs='+',
             action=DictAction,
             help='override settings of the configs')
+        command.add_argument(
+            '--modules',
+            nargs='+',
+            metavar='PATTERN',
+            help="what to quantize (default: as the config says, or backbone "
+            'and neck)')
 
     for command in (kernels, train, inference):
         command.add_argument(
@@ -130,10 +136,13 @@ def benchmark_training(args: argparse.Namespace) -> Rows:
         cfg.merge_from_dict(args.cfg_options or {})
         check_files(cfg, ('train_dataloader', ))
         change_training_(cfg, args.size, args.batch_size, args.amp)
+        if args.modules:
+            cfg = apply_lcq(cfg, args.bits, modules=args.modules)
         case = osp.splitext(osp.basename(path))[0]
         cases[f'{case}, mixed precision' if args.amp else case] = cfg
     for case, cfg in cases.items():
-        yield training_rows(case, cfg, args.bits, args.rounds)
+        yield training_rows(case, cfg, args.bits, args.rounds,
+                            args.without_recomputation)
 
 
 def benchmark_inference(args: argparse.Namespace) -> Rows:

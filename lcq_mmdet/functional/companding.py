@@ -23,7 +23,7 @@ def num_steps(bits: int, signed: bool) -> int:
 
     Args:
         bits: Bit-width, 2 to 8.
-        signed: Whether one bit is the sign.
+        signed: Whether levels are symmetric about 0: one bit is the sign.
 
     Returns:
         ``2**(bits - 1) - 1`` if signed, ``2**bits - 1`` otherwise.
@@ -132,11 +132,11 @@ def levels(theta: Tensor, bits: int, signed: bool) -> Tensor:
     Args:
         theta: Logits of the interval heights, shape (K).
         bits: Bit-width, 2 to 8.
-        signed: Whether one bit is the sign.
+        signed: Whether levels are symmetric about 0: one bit is the sign.
 
     Returns:
         Ascending levels in units of the clip, from 0 to 1, shape (s + 1).
-        A signed quantizer takes each of them with both signs.
+        A symmetric quantizer takes each of them with both signs.
 
     Examples:
         >>> levels(torch.zeros(16), bits=2, signed=False)
@@ -216,7 +216,8 @@ def lcq_quantize_reference(x: Tensor,
         clip: Positive clip a, in units of ``x``, shape ().
         theta: Logits of the interval heights, shape (K).
         bits: Bit-width, 2 to 8.
-        signed: Whether negative values have levels of their own.
+        signed: Whether the levels are symmetric about 0; else they begin at
+            the offset.
         offset: Lowest level of a non-negative quantizer b, in units of ``x``,
             shape (); 0 if it is not given.
         normalized: Whether clip and offset are in units of the standard

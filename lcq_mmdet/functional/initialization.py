@@ -62,8 +62,8 @@ def quantization_error(x: Tensor, clip: Tensor, theta: Tensor, bits: int,
         clip: Positive clip, in units of ``x``, shape ().
         theta: Logits of the interval heights, shape (K).
         bits: Bit-width, 2 to 8.
-        signed: Whether negative values have levels of their own; without
-            them only positive samples count.
+        signed: Whether the levels are symmetric about 0; else only positive
+            samples count.
 
     Returns:
         Mean over all N samples, in squared units of ``x``, float64.
@@ -135,7 +135,8 @@ def mse_init(x: Tensor, bits: int, signed: bool,
     Args:
         x: Finite samples, shape (N); not all zero.
         bits: Bit-width, 2 to 8.
-        signed: Whether negative values have levels of their own.
+        signed: Whether the levels are symmetric about 0; else they begin
+            there.
         num_intervals: Number of intervals of the compander, K.
 
     Returns:
@@ -188,7 +189,8 @@ def lloyd_max_init(x: Tensor,
     Args:
         x: Finite samples, shape (N); not all zero.
         bits: Bit-width, 2 to 8.
-        signed: Whether negative values have levels of their own.
+        signed: Whether the levels are symmetric about 0; else they begin
+            there.
         num_intervals: Number of intervals of the compander, K.
         num_iters: Iterations of Lloyd's algorithm.
 

@@ -22,7 +22,7 @@ from lcq_mmdet.report.layers import layer_table
 
 from .convergence import check_converging, is_saved_now
 from .soundness import (check_groups, check_optimizer, check_trainable,
-                        describe_frozen, describe_norms)
+                        describe_frozen, describe_norms, rates_remark)
 
 _SEED = 0
 
@@ -91,6 +91,9 @@ class LCQHook(Hook):
         ])
         self._check_float(model)
         in_optimizer = check_optimizer(runner.optim_wrapper, model)
+        remark = rates_remark(runner.cfg.get('optim_wrapper'), model)
+        if remark:
+            runner.logger.warning(f'LCQ: {remark}')
         if runner.cfg.get('compile'):
             plain_param_groups_(runner.optim_wrapper)
         calibrated = self._calibrate(runner, model)

@@ -1,10 +1,11 @@
 """What must be so before a run is worth its time, and how it is described."""
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Mapping, Optional
 
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lcq_mmdet.conversion.optimizer import CONSTRUCTOR
 from lcq_mmdet.errors import LCQError, some
 from lcq_mmdet.quantization.layers import lcq_layers, lcq_quantizers
 
@@ -43,6 +44,30 @@ def check_optimizer(wrapper: Any, model: nn.Module) -> str:
     return f'all {len(trained)} trained quantizer parameters are in it'
 
 
+def rates_remark(cfg: Any, model: nn.Module) -> Optional[str]:
+    """Tell that companders do not learn at the default rate.
+
+    Args:
+        cfg: The config's ``optim_wrapper``, if it has one.
+        model: A converted model.
+
+    Returns:
+        A remark, or ``None`` where there is the constructor that sets the
+        rate, or where ``custom_keys`` set one.
+    """
+    learned = any(q.theta.requires_grad for _, q in lcq_quantizers(model))
+    if not learned or not isinstance(cfg, Mapping):
+        return None
+    custom_keys = (cfg.get('paramwise_cfg') or {}).get('custom_keys') or {}
+    if cfg.get('constructor') == CONSTRUCTOR or any(
+            '_quantizer.theta' in key for key in custom_keys):
+        return None
+    return (f'optim_wrapper.constructor={cfg.get("constructor")!r}: no '
+            'setting gives theta ten times the learning rate of the weights, '
+            f'as --bits does; set the constructor to {CONSTRUCTOR!r}, or a '
+            "rate for '_quantizer.theta' in paramwise_cfg.custom_keys")
+
+
 def check_groups(wrapper: Any, checkpoint: Dict[str, Any]) -> None:
     """Raise an ``LCQError`` for an optimizer with other groups."""
     saved = checkpoint.get('optimizer', {}).get('param_groups')
@@ -62,11 +87,12 @@ def check_groups(wrapper: Any, checkpoint: Dict[str, Any]) -> None:
 
 def describe_norms(model: nn.Module) -> str:
     """Count the layers whose statistics follow, as training sets them."""
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.train()
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     trained = sum(norm.training for norm in norms)
-    model.train(was_training)
+    for module, was_training in modes:
+        module.training = was_training
     return (f'{trained} batch norm layers follow their statistics, '
             f'{len(norms) - trained} keep them')
 

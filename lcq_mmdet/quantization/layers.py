@@ -1,5 +1,5 @@
 """The quantized layers, from float ones and back to them."""
-from typing import Any, Dict, Iterator, Optional, Tuple, Type, TypeVar
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Type, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class QuantizedLayer(nn.Module):
     """
     float_class: Type[nn.Module]
     weight: Tensor
-    _cached: Optional[Tuple[tuple, Tensor]]
+    _cached: Optional['_CachedWeight']
 
     def __init__(self,
                  *args,
@@ -103,18 +103,18 @@ class QuantizedLayer(nn.Module):
         """Quantize the weight, any shape.
 
         In eval mode without gradients the result is cached until the weight
-        or its quantizer changes in place, or :meth:`train` is called in
-        either direction.
+        or its quantizer changes, or :meth:`train` or :meth:`eval` is called.
+        That call is needed after a change in place through ``.data``, which
+        torch does not count; as runners do before they evaluate.
         """
         quantizer = self.weight_quantizer
-        if self.training or torch.is_grad_enabled() or is_compiling():
+        if (self.training or torch.is_grad_enabled() or is_compiling()
+                # Its changes are not counted either.
+                or self.weight.is_inference()):
             return quantizer(self.weight)
-        tensors = (self.weight, *quantizer.parameters(), *quantizer.buffers())
-        state = (quantizer.bypass,
-                 *((t.data_ptr(), t._version) for t in tensors))
-        if self._cached is None or self._cached[0] != state:
-            self._cached = state, quantizer(self.weight)
-        return self._cached[1]
+        if self._cached is None or not self._cached.is_valid(self):
+            self._cached = _CachedWeight(self)
+        return self._cached.value
 
     def train(self, mode: bool = True) -> 'QuantizedLayer':
         """Set the mode, and clear the cache of the quantized weight."""
@@ -141,6 +141,30 @@ class QuantizedLayer(nn.Module):
                 '(--fuse-conv-bn, fuse_conv_bn) is not supported; change '
                 'values in place')
         super().__setattr__(name, value)
+
+
+class _CachedWeight:
+    """The quantized weight of a layer, and what it was computed from."""
+
+    def __init__(self, layer: QuantizedLayer) -> None:
+        # Held, so that no other tensor takes the memory of one of them.
+        self._tensors = [tensor.detach() for tensor in self._inputs(layer)]
+        self._versions = [tensor._version for tensor in self._tensors]
+        self._bypass = layer.weight_quantizer.bypass
+        self.value = layer.weight_quantizer(layer.weight)
+
+    def is_valid(self, layer: QuantizedLayer) -> bool:
+        """Tell whether the layer would compute the same again."""
+        inputs = self._inputs(layer)
+        return (self._bypass == layer.weight_quantizer.bypass
+                and self._versions == [tensor._version for tensor in inputs]
+                and all(held.data_ptr() == tensor.data_ptr()
+                        for held, tensor in zip(self._tensors, inputs)))
+
+    @staticmethod
+    def _inputs(layer: QuantizedLayer) -> List[Tensor]:
+        quantizer = layer.weight_quantizer
+        return [layer.weight, *quantizer.parameters(), *quantizer.buffers()]
 
 
 class LCQConv2d(QuantizedLayer, nn.Conv2d):

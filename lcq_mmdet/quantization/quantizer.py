@@ -27,10 +27,11 @@ class LCQQuantizer(nn.Module):
     ``packed`` says that the weight came from a packed file, which has its
     quantized values and no others: it is used as it is, and not trained.
 
-    What is signed is quantized as the non-negative x - offset, unless the
-    settings ask for levels that are symmetric about 0; then there is no
-    offset. (A learned offset: Y. Bhalgat et al., "LSQ+", CVPR Workshops
-    2020.)
+    A tensor with negative values is quantized as the non-negative x - offset:
+    LCQ with the learned offset of LSQ+ (Y. Bhalgat et al., CVPR Workshops
+    2020), which is the default. The paper's levels are symmetric about 0; the
+    settings can ask for them, and then there is no offset. Both are compared
+    in benchmarks/README.md.
 
     Note:
         The gradients of clip, theta and offset are not scaled down by the
@@ -62,10 +63,10 @@ class LCQQuantizer(nn.Module):
         self.theta = nn.Parameter(
             torch.zeros(config.num_intervals),
             requires_grad=config.quantizer == 'lcq')
-        signed = config.signed_weight if is_weight else config.signed_act
+        kind = config.signed_weight if is_weight else config.signed_act
         self.register_parameter(
             'offset',
-            None if signed == 'symmetric' else nn.Parameter(torch.zeros(())))
+            None if kind == 'symmetric' else nn.Parameter(torch.zeros(())))
         self.register_buffer('signed', torch.tensor(True))
         self.register_buffer('initialized', torch.tensor(False))
         self.register_buffer('packed',
