@@ -65,17 +65,32 @@ def check_boxes(written: onnx.ModelProto, path: str, detector: nn.Module,
     values = tuple(
         torch.randn(value.shape, generator=generator) * _SPREAD
         for value in values)
-    names = [LIMITS, *(f'{NETWORK}/{name}' for name in reference._names)]
     height, width = data['data_samples'][0].img_shape
     limits = torch.tensor([width, height, width, height]).float()
-    written.graph.value_info.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        for name in names)
-    after = Graph(written, names, OUTPUTS)
+    after = after_network(written, reference._names)
     _compare(
         after(limits, *values),
         reference.detect([value.clone() for value in values],
                          data['data_samples']), 'for any maps')
+
+
+def after_network(model: onnx.ModelProto, names: Sequence[str]) -> Graph:
+    """Cut off what is before the outputs of the network.
+
+    Args:
+        model: A self-contained graph.
+        names: Names of the network's outputs.
+
+    Returns:
+        A graph of ``limits`` and these outputs.
+    """
+    names = [LIMITS, *(f'{NETWORK}/{name}' for name in names)]
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    copied.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        for name in names)
+    return Graph(copied, names, OUTPUTS)
 
 
 def prepare(images: Tensor, detector: Any,

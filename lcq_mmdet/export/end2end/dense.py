@@ -103,7 +103,7 @@ class PyramidCandidates(DenseCandidates):
         scores = picked.values
         if factors is not None:
             factor = take(by_priors(factors, num_priors, 1), picked.priors)
-            scores = scores * factor.sigmoid().squeeze(-1)
+            scores = scores * factor[..., 0].sigmoid()
         scores = torch.where(self.good(picked), scores, NOTHING)
         return boxes, scores, self.labels(index, picked)
 
@@ -162,7 +162,7 @@ class ObjectnessCandidates(DenseCandidates):
             self.priors(self.maps(outputs)[0], with_stride=True))
         boxes = self.head._bbox_decode(priors, deltas.transpose(1, 2))
         best, labels = classes.max(1)
-        scores = best.sigmoid() * objects.squeeze(1).sigmoid()
+        scores = best.sigmoid() * objects[:, 0].sigmoid()
         good = scores >= self.score_thr
         return boxes, torch.where(good, scores, NOTHING), labels
 

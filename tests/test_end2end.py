@@ -1,0 +1,144 @@
+"""Graphs from images to boxes: what mmdet finds, family by family."""
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import onnx
+import pytest
+import torch
+from mmdet.testing import demo_mm_inputs
+from mmdet.utils import register_all_modules
+from test_families import FAMILIES, build, make_config, settle_
+from torch import nn
+
+from lcq_mmdet.export.end2end.assembly import NETWORK, Assembly
+from lcq_mmdet.export.end2end.check import after_network, prepare
+from lcq_mmdet.export.end2end.preprocessing import LIMITS, read_pipeline
+from lcq_mmdet.export.graphs.builder import with_outputs
+from lcq_mmdet.export.graphs.network import (DetectorNetwork, dense_head,
+                                             dense_outputs, features)
+from lcq_mmdet.export.graphs.session import Graph
+from lcq_mmdet.export.graphs.trace import trace
+
+OUTPUTS = ['dets', 'labels']
+SIZES = [(2, 96, 128), (1, 77, 150), (3, 128, 64)]
+NAMES = ['retinanet', 'fcos', 'atss', 'gfl', 'rtmdet', 'yolox', 'faster-rcnn',
+         'ssdlite', 'yolov3']
+FAMILIES['yolov3'] = ('yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py', {
+    'backbone.widen_factor': 0.0625,
+    'backbone.out_indices': (2, 4, 6),
+    'neck.in_channels': [24, 8, 8],
+    'neck.out_channels': [6, 6, 6],
+    'bbox_head.in_channels': [6, 6, 6],
+    'bbox_head.out_channels': [6, 6, 6],
+})
+
+
+@cache
+def detector(name):
+    """A random detector, what its pipeline does, and its graph."""
+    register_all_modules()
+    torch.manual_seed(0)
+    cfg = make_config(name, Path(mkdtemp()))
+    part = cfg.model.test_cfg.get('rcnn', cfg.model.test_cfg)
+    part.update(score_thr=0.3 if name == 'yolox' else 0.02)
+    model = build(cfg)
+    if name == 'faster-rcnn':
+        # So that its scores differ.
+        nn.init.normal_(model.roi_head.bbox_head.fc_cls.weight)
+        nn.init.normal_(model.roi_head.bbox_head.fc_reg.weight, 0, 0.3)
+    if name == 'ssdlite':
+        # mmdet 3.3 looks for it in all heads.
+        model.bbox_head.loss_cls = nn.Identity()
+    data = model.data_preprocessor(demo_mm_inputs(4, (3, 128, 128)), False)
+    model.requires_grad_(False)
+    settle_(model, data)
+    pipeline = read_pipeline(cfg.test_dataloader.dataset.pipeline)
+    network = DetectorNetwork(model.eval())
+    graph = Assembly(model, pipeline).assemble(trace(network))
+    onnx.checker.check_model(graph, full_check=True)
+    return network, pipeline, graph
+
+
+def differences(found, expected):
+    """Boxes that only one of both has, and the number of all."""
+    count = total = 0
+    for dets, labels, instances in zip(*found, expected):
+        real = labels >= 0
+        assert not real[real.sum():].any()
+        assert not dets[~real].any() and (labels[~real] == -1).all()
+        assert (dets[real, 4].diff() <= 0).all()
+        rows = torch.cat([dets, labels[:, None]], 1)[real]
+        others = torch.cat([
+            instances.bboxes, instances.scores[:, None],
+            instances.labels[:, None]
+        ], 1)
+        near = rows.new_tensor([1e-3] * 4 + [1e-4, 0])
+        near = near + 1e-5 * others.abs() * (near > 0)
+        same = ((rows[:, None] - others).abs() <= near).all(-1)
+        count += int((~same.any(0)).sum() + (~same.any(1)).sum())
+        total += len(others)
+    return count, total
+
+
+@pytest.mark.parametrize('name', NAMES)
+@torch.no_grad()
+def test_network_sees_what_that_of_mmdet_does(name):
+    network, pipeline, graph = detector(name)
+    names = first_outputs(network)
+    inner, *_ = with_outputs(
+        graph, [LIMITS, *(f'{NETWORK}/{output}' for output in names)])
+    inner = Graph(inner, ['image'], [v.name for v in inner.graph.output][2:])
+    for size in SIZES:
+        images = torch.randint(256, (*size, 3), dtype=torch.uint8)
+        data = prepare(images, network.detector, pipeline)
+        limits, *found = inner(images)
+        height, width = data['data_samples'][0].img_shape
+        assert limits.tolist() == [width, height] * 2
+        _, *pooled = network.example(*size[1:])
+        expected = network.compute(data['inputs'], *pooled)
+        for output, value in zip(names, found):
+            unit = expected[output].abs().max()
+            assert ((value - expected[output]).abs() <= 1e-3 * unit).all()
+
+
+@pytest.mark.parametrize('name', NAMES)
+@torch.no_grad()
+def test_boxes_are_those_of_mmdet(name):
+    """Of noise that the network could have computed."""
+    network, pipeline, graph = detector(name)
+    names = first_outputs(network)
+    after = after_network(graph, names)
+    for size in SIZES:
+        images = torch.zeros(*size, 3, dtype=torch.uint8)
+        data = prepare(images, network.detector, pipeline)
+        values = [
+            torch.randn_like(value) * (2 if output.startswith('head') else 1)
+            for output, value in network.compute(
+                data['inputs'], *network.example(*size[1:])[1:]).items()
+            if output in names
+        ]
+        samples = data['data_samples']
+        height, width = samples[0].img_shape
+        found = after(torch.tensor([width, height] * 2).float(), *values)
+        expected = from_maps(network, values, samples)
+        count, total = differences(found, expected)
+        assert total >= 10 * len(images)
+        assert count <= 0.02 * total
+
+
+def first_outputs(network):
+    return [name for name in network.outputs if 'second' not in name]
+
+
+def from_maps(network, values, samples):
+    """Let mmdet find boxes in what the network computed."""
+    model, names = network.detector, first_outputs(network)
+    values = [value.clone() for value in values]
+    found = dense_head(model).predict_by_feat(
+        *dense_outputs(names, values),
+        batch_img_metas=[sample.metainfo for sample in samples])
+    if network.has_second_stage:
+        found = model.roi_head.predict(
+            features(names, values), found, samples)
+    return found
