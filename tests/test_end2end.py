@@ -1,19 +1,25 @@
 """Graphs from images to boxes: what mmdet finds, family by family."""
+import copy
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from types import SimpleNamespace
 
 import onnx
 import pytest
 import torch
+from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from test_families import FAMILIES, build, make_config, settle_
 from torch import nn
 
+from lcq_mmdet import LCQError
 from lcq_mmdet.export.end2end.assembly import NETWORK, Assembly
 from lcq_mmdet.export.end2end.check import after_network, prepare
-from lcq_mmdet.export.end2end.preprocessing import LIMITS, read_pipeline
+from lcq_mmdet.export.end2end.preprocessing import (LIMITS, PREPARED, Pipeline,
+                                                    preprocessing,
+                                                    read_pipeline)
 from lcq_mmdet.export.graphs.builder import with_outputs
 from lcq_mmdet.export.graphs.network import (DetectorNetwork, dense_head,
                                              dense_outputs, features)
@@ -142,3 +148,99 @@ def from_maps(network, values, samples):
         found = model.roi_head.predict(
             features(names, values), found, samples)
     return found
+
+
+@pytest.mark.parametrize('engine', ['onnxruntime', 'openvino'])
+@pytest.mark.parametrize('name, part', [
+    ('retinanet', 'test_cfg'), ('faster-rcnn', 'rcnn'), ('faster-rcnn', 'rpn')
+], ids=['no boxes', 'no boxes of regions', 'no regions'])
+@torch.no_grad()
+def test_nothing_is_found(name, part, engine):
+    pytest.importorskip(engine)
+    network, pipeline, _ = detector(name)
+    model = copy.deepcopy(network.detector)
+    if name == 'retinanet':
+        model.bbox_head.test_cfg.score_thr = 1.
+    elif part == 'rcnn':
+        model.test_cfg.rcnn.score_thr = 1.
+    else:
+        model.test_cfg.rpn.min_bbox_size = 1e6
+    network = DetectorNetwork(model)
+    graph = Graph(
+        Assembly(model, pipeline).assemble(trace(network)), ['image'], OUTPUTS,
+        engine=engine)
+    dets, labels = graph(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
+    assert dets.shape == (2, 0, 5) and dets.dtype == torch.float32
+    assert labels.shape == (2, 0) and labels.dtype == torch.int64
+
+
+@torch.no_grad()
+def test_image_is_smaller_than_strides():
+    network, pipeline, graph = detector('retinanet')
+    whole = Graph(graph, ['image'], OUTPUTS)
+    image = torch.full((1, 1, 3, 3), 200, dtype=torch.uint8)
+    dets, labels = whole(image)
+    assert (labels >= 0).all() and dets.shape[1] > 0
+    assert dets.amax((0, 1))[2] <= 3 and dets.amax((0, 1))[3] <= 1
+
+
+@pytest.mark.parametrize('image', [
+    torch.zeros(1, 64, 64, 3), torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+    torch.zeros(64, 64, 3, dtype=torch.uint8)
+], ids=['float', 'channels first', 'no batch'])
+def test_other_images_are_refused(image):
+    whole = Graph(detector('retinanet')[2], ['image'], OUTPUTS)
+    with pytest.raises(LCQError, match='^onnxruntime cannot run it with'):
+        whole(image)
+
+
+def test_heads_and_suppression_that_are_not_known_are_refused():
+    model = copy.deepcopy(detector('retinanet')[0].detector)
+    model.bbox_head.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.5)
+    with pytest.raises(LCQError, match=r"^model\.test_cfg\.nms: .*soft_nms"):
+        Assembly(model, Pipeline(None, []))
+
+    class OtherHead(type(model.bbox_head)):
+
+        def predict_by_feat(self, *args, **kwargs):
+            raise NotImplementedError
+
+    model.bbox_head.__class__ = OtherHead
+    with pytest.raises(LCQError, match='^OtherHead: .* without --end2end'):
+        Assembly(model, Pipeline(None, []))
+
+
+@pytest.mark.parametrize('transform', [
+    dict(type='RandomFlip', prob=1.), dict(type='Pad', pad_val=(1, 2, 3),
+                                           size=(8, 8)),
+    dict(type='Pad', padding_mode='edge', size=(8, 8))
+], ids=['flip', 'color', 'mode'])
+def test_pipelines_that_are_not_known_are_refused(transform):
+    model = detector('retinanet')[0].detector
+    with pytest.raises(LCQError, match='^--end2end: the test pipeline has'):
+        Assembly(model, read_pipeline([dict(type='Resize'), transform]))
+
+
+@pytest.mark.parametrize('pads', [
+    [dict(size=(100, 70), pad_val=114)],
+    [dict(pad_to_square=True, pad_val=dict(img=(114., 114., 114.)))],
+    [dict(size_divisor=16), dict(size=(90, 120), pad_val=3)],
+], ids=['size', 'square', 'twice'])
+@pytest.mark.parametrize('options', [
+    dict(bgr_to_rgb=True, mean=[1., 2., 3.], std=[3., 5., 7.],
+         pad_size_divisor=32),
+    dict(mean=[128.], std=[2.], pad_size_divisor=8, pad_value=5),
+    dict(),
+], ids=['colors', 'one mean', 'as is'])
+def test_images_are_prepared_as_mmdet_does(pads, options):
+    model = SimpleNamespace(data_preprocessor=DetDataPreprocessor(**options))
+    pipeline = Pipeline(None, pads)
+    prepared = Graph(preprocessing(model.data_preprocessor, pipeline),
+                     ['image'], [PREPARED, LIMITS])
+    for size in ((2, 50, 75), (1, 64, 96), (1, 130, 40)):
+        images = torch.randint(256, (*size, 3), dtype=torch.uint8)
+        data = prepare(images, model, pipeline)
+        found, limits = prepared(images)
+        torch.testing.assert_close(found, data['inputs'])
+        height, width = data['data_samples'][0].img_shape
+        assert limits.tolist() == [width, height] * 2

@@ -2,9 +2,9 @@
 import json
 import pickle
 
+import onnx
 import pytest
 import torch
-from conftest import tiny_options  # noqa: F401
 from exporting import make_config
 from test_export_tool import write_trained
 
@@ -57,3 +57,24 @@ def test_results_are_those_of_the_network_and_mmdet(prefix, call, folder):
         assert len(instances['scores']) == len(others['scores']) > 50
         assert torch.allclose(instances['scores'], others['scores'],
                               atol=1e-4)
+
+
+def refusals_of(call, *flags):
+    return call('test.py', 'config.py', *flags, '--work-dir', 'refused')
+
+
+def test_files_that_do_not_fit_are_refused(call, folder):
+    if not (folder / 'whole.onnx').exists():
+        assert not call('export.py', 'config.py', 'epoch_1.pth', '--out',
+                        'whole.onnx', '--end2end')
+    content = (folder / 'whole.onnx').read_bytes()
+    (folder / 'cut.onnx').write_bytes(content[:len(content) // 2])
+    assert 'cut.onnx: ' in refusals_of(call, 'cut.onnx')
+    model = onnx.load_from_string(content)
+    model.metadata_props[0].value += ' '
+    onnx.save(model, folder / 'altered.onnx')
+    assert 'is ' in refusals_of(call, 'altered.onnx')
+    assert ('whole.onnx: is of another config: model.test_cfg.max_per_img is '
+            '100 in the file and 7') in refusals_of(
+                call, 'whole.onnx', '--cfg-options',
+                'model.test_cfg.max_per_img=7')

@@ -78,7 +78,7 @@ class Assembly:
                 PREPARED: f'{NETWORK}/{IMAGE}',
                 LIMITS: LIMITS
             }),
-            Part(NETWORK, _part(network, [IMAGE], first), {})
+            Part(NETWORK, _part(network, [IMAGE], first), {}, named=True)
         ]
         add = parts.append
         heads = {name: example[name] for name in first
@@ -94,7 +94,8 @@ class Assembly:
             add(_traced('pool', self._pooling,
                         {'regions': regions, **_of_network(maps)},
                         [f'{NETWORK}/{POOLED}']))
-            add(Part(NETWORK, _part(network, [POOLED], second), {}))
+            add(Part(NETWORK, _part(network, [POOLED], second), {},
+                     named=True))
             rows = {name: torch.randn(6, example[name].shape[1])
                     for name in second}
             add(_traced(

@@ -1,5 +1,5 @@
 """Several graphs as one."""
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import onnx
 from onnx import helper, numpy_helper
@@ -12,10 +12,13 @@ class Part(NamedTuple):
         name: What is put in front of the names of its values.
         model: The part as a model of its own.
         links: What inputs and outputs are called instead.
+        named: Whether other values keep their names; else they have numbers,
+            which make a smaller file.
     """
     name: str
     model: onnx.ModelProto
     links: Mapping[str, str]
+    named: bool = False
 
 
 def join(parts: Sequence[Part], inputs: Sequence[onnx.ValueInfoProto],
@@ -57,15 +60,18 @@ def _opset(model: onnx.ModelProto) -> int:
 def _renamed(part: Part) -> onnx.GraphProto:
     names: Dict[str, str] = {'': '', **part.links}
 
-    def change(values: Iterable[str]) -> List[str]:
-        return [names.get(name, f'{part.name}/{name}') for name in values]
+    def change(values: Sequence[str]) -> List[str]:
+        for name in values:
+            names.setdefault(
+                name, f'{part.name}/{name if part.named else len(names)}')
+        return [names[name] for name in values]
 
     graph = onnx.GraphProto()
     graph.CopyFrom(part.model.graph)
     for node in graph.node:
         node.input[:] = change(node.input)
         node.output[:] = change(node.output)
-        node.name = node.output[0]
+        node.name = f'{part.name}/{node.name}' if part.named else ''
     for constant in graph.initializer:
         constant.name, = change([constant.name])
     return graph
