@@ -374,3 +374,16 @@ def test_engines_add_products_of_8_bits_exactly(engine):
     found, = Graph(model, ['image'], ['sums'], engine=engine)(
         (codes - 100) * 0.01)
     assert torch.equal(found.double(), (y / 4).round() * 4)
+
+
+def test_layers_that_nothing_reads_are_left_out(tmp_path):
+    """As the last stage of this backbone, which is computed nevertheless."""
+    cfg = make_config()
+    cfg.model.backbone.out_indices = (0, 1, 2)
+    cfg.model.neck.in_channels = [8, 16, 32]
+    model = make_model(cfg)
+    export(model, cfg, tmp_path / 'model.onnx')
+    names = [v.name for v in onnx.load(tmp_path / 'model.onnx').graph
+             .initializer]
+    assert any('backbone.layer3' in name for name in names)
+    assert not any('backbone.layer4' in name for name in names)
