@@ -94,9 +94,11 @@ def average_precision(runner: Runner) -> Dict[str, float]:
 
     Returns:
         AP values in [0, 1] by the names of ``CocoMetric``; all are 0 where
-        nothing was detected, for which it gives none.
+        it gives none, as nothing was detected; empty without a metric.
     """
-    metrics = runner.test() or {f'bbox_{key}': 0. for key in METRICS}
+    metrics = runner.test()
+    if not metrics and runner.test_loop.evaluator.metrics:
+        metrics = {f'bbox_{key}': 0. for key in METRICS}
     return {
         key.rpartition('bbox_')[2]: float(value)
         for key, value in metrics.items() if 'bbox_' in key
