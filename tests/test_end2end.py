@@ -30,14 +30,16 @@ OUTPUTS = ['dets', 'labels']
 SIZES = [(2, 96, 128), (1, 77, 150), (3, 128, 64)]
 NAMES = ['retinanet', 'fcos', 'atss', 'gfl', 'rtmdet', 'yolox', 'faster-rcnn',
          'ssdlite', 'yolov3']
-FAMILIES['yolov3'] = ('yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py', {
-    'backbone.widen_factor': 0.0625,
-    'backbone.out_indices': (2, 4, 6),
-    'neck.in_channels': [24, 8, 8],
-    'neck.out_channels': [6, 6, 6],
-    'bbox_head.in_channels': [6, 6, 6],
-    'bbox_head.out_channels': [6, 6, 6],
-})
+EXPORTED = {
+    **FAMILIES, 'yolov3': ('yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py', {
+        'backbone.widen_factor': 0.0625,
+        'backbone.out_indices': (2, 4, 6),
+        'neck.in_channels': [24, 8, 8],
+        'neck.out_channels': [6, 6, 6],
+        'bbox_head.in_channels': [6, 6, 6],
+        'bbox_head.out_channels': [6, 6, 6],
+    })
+}
 
 
 @cache
@@ -45,7 +47,7 @@ def detector(name):
     """A random detector, what its pipeline does, and its graph."""
     register_all_modules()
     torch.manual_seed(0)
-    cfg = make_config(name, Path(mkdtemp()))
+    cfg = make_config(name, Path(mkdtemp()), EXPORTED)
     part = cfg.model.test_cfg.get('rcnn', cfg.model.test_cfg)
     part.update(score_thr=0.3 if name == 'yolox' else 0.02)
     model = build(cfg)

@@ -97,8 +97,8 @@ def narrow(value):
     return value
 
 
-def make_config(name, tmp_path):
-    path, changes = FAMILIES[name]
+def make_config(name, tmp_path, families=FAMILIES):
+    path, changes = families[name]
     leaf = tmp_path / 'leaf.py'
     leaf.write_text(f"_base_ = 'mmdet::{path}'")
     cfg = Config.fromfile(leaf)
