@@ -1,8 +1,12 @@
 """The command ``lcq``; imports nothing that loads slowly until it must."""
 import importlib
 import sys
+from argparse import Namespace
+from functools import partial
 from importlib.metadata import version
-from typing import List, Optional
+from typing import List, NoReturn, Optional
+
+from .paths import check_paths
 
 #: The commands, and what each does in a line.
 COMMANDS = {
@@ -38,11 +42,38 @@ def main(arguments: Optional[List[str]] = None) -> None:
         print(f'lcq_mmdet {version("lcq_mmdet")}')
         return
     if name not in COMMANDS:
-        print(f'error: {name!r}: no such command; there are '
-              f'{", ".join(COMMANDS)}', file=sys.stderr)
-        sys.exit(2)
+        _fail(f'{name!r}: no such command; there are {", ".join(COMMANDS)}')
     sys.argv = [f'lcq {name}', *rest]
-    module = name.replace('-', '_')
-    command = importlib.import_module(f'lcq_mmdet.commands.{module}')
+    run(name)
+
+
+def run(name: str) -> None:
+    """Run a command with the arguments of this process.
+
+    A mistake in them is told before the package is imported.
+
+    Args:
+        name: One of ``COMMANDS``.
+    """
+    args = parse(name, sys.argv[1:])
+    command = importlib.import_module(
+        f'lcq_mmdet.commands.{name.replace("-", "_")}')
     running = importlib.import_module('lcq_mmdet.cli.running')
-    running.run_tool(command.main)
+    running.run_tool(partial(command.main, args))
+
+
+def parse(name: str, arguments: List[str]) -> Namespace:
+    """Read the arguments of a command; exit with 2 after a mistake."""
+    parsers = importlib.import_module(
+        f'lcq_cli.parsers.{name.replace("-", "_")}')
+    args: Namespace = parsers.make_parser().parse_args(arguments)
+    check = getattr(parsers, 'check', lambda args: None)
+    problem = check(args) or check_paths(args)
+    if problem:
+        _fail(problem)
+    return args
+
+
+def _fail(problem: str) -> NoReturn:
+    print(f'error: {problem}', file=sys.stderr)
+    sys.exit(2)

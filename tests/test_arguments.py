@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from lcq_mmdet.cli.checks import arguments
-from lcq_mmdet.cli.checks.arguments import check_arguments
+from lcq_cli import paths
+from lcq_cli.paths import check_paths
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def check(**given):
-    return check_arguments(argparse.Namespace(**given))
+    return check_paths(argparse.Namespace(**given))
 
 
 @pytest.mark.parametrize('given', [
@@ -93,7 +93,7 @@ def test_folder_that_cannot_be_written_is_told(folder, given, monkeypatch):
     (folder / 'locked').mkdir()
     access = os.access
     monkeypatch.setattr(
-        arguments.os, 'access', lambda path, mode: not path.endswith(
+        paths.os, 'access', lambda path, mode: not path.endswith(
             'locked') and access(path, mode))
     assert "locked' cannot be written; choose another folder" in check(**given)
 
@@ -101,7 +101,7 @@ def test_folder_that_cannot_be_written_is_told(folder, given, monkeypatch):
 def test_nothing_slow_is_imported():
     result = subprocess.run(
         [sys.executable, '-c', 'import runpy, sys\n'
-         f'runpy.run_path({arguments.__file__!r})\n'
+         f'runpy.run_path({paths.__file__!r})\n'
          'print(*(m for m in sys.modules if m in sys.argv))',
          'torch', 'numpy', 'mmengine', 'mmdet', 'lcq_mmdet'],
         capture_output=True, text=True)

@@ -222,7 +222,10 @@ def test_trained_detectors_are_evaluated(call, toy_coco, tmp_path):
     output = call('benchmark.py', 'inference', '--run', 'Faster', work_dir,
                   '--size', 64, 64, '--rounds', 1, '--engine', 'onnxruntime',
                   '--out', out)
-    rows = {row['name']: row for row in json.loads(out.read_text())['rows']}
+    record = json.loads(out.read_text())['rows']
+    whole = [row for row in record if row['case'].endswith('to boxes')]
+    check_whole_path(whole)
+    rows = {row['name']: row for row in record if row not in whole}
     assert list(rows) == contestants_of(['onnxruntime'])
     for name, row in rows.items():
         assert row['case'] == 'Faster, 64 x 64'
@@ -232,10 +235,25 @@ def test_trained_detectors_are_evaluated(call, toy_coco, tmp_path):
     assert ' AP' in output
 
 
+def check_whole_path(rows):
+    """Boxes of each graph are those of mmdet, or were in 8 bits."""
+    assert {row['case'] for row in rows} == {'Faster, images to boxes'}
+    assert [row['name'] for row in rows] == [
+        'torch, float', 'torch, LCQ',
+        *(f'onnxruntime, LCQ {kind}' for kind in _KINDS),
+        'onnxruntime, LCQ in 8 bits, relaxed, other layers in float'
+    ]
+    assert all(row['seconds']['images to boxes'] > 0 for row in rows)
+    assert ['metrics' in row for row in rows] == [False] + 5 * [True]
+    assert ['file_bytes' in row for row in rows] == 2 * [False] + 4 * [True]
+    assert rows[1]['metrics'] == rows[2]['metrics']
+
+
 def test_missing_engine_is_told(call, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     with pytest.raises(SystemExit):
-        call('benchmark.py', 'inference', 'x.py', '--engine', 'openvino')
+        call('benchmark.py', 'inference', 'mmdet::x.py', '--engine',
+             'openvino')
     assert "pip install 'lcq_mmdet[openvino]'" in capsys.readouterr().err
 
 

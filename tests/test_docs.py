@@ -44,14 +44,16 @@ def unscoped(value):
 
 
 @pytest.mark.parametrize('path', PAGES, ids=lambda path: path.name)
-def test_arguments_of_commands_are_taken(path, monkeypatch):
+def test_arguments_of_commands_are_taken(path):
     for name, *rest in commands(path.read_text()):
-        module = f'lcq_mmdet.commands.{name.replace("-", "_")}'
+        module = f'lcq_cli.parsers.{name.replace("-", "_")}'
         assert name in lcq_cli.COMMANDS
         if '--help' in rest or 'COMMAND' in name:
             continue
-        monkeypatch.setattr(sys, 'argv', [f'lcq {name}', *rest])
-        importlib.import_module(module).parse_args()
+        parsers = importlib.import_module(module)
+        args = parsers.make_parser().parse_args(rest)
+        if hasattr(parsers, 'check'):
+            assert parsers.check(args) is None
 
 
 def test_there_are_commands_to_check():

@@ -12,15 +12,20 @@ from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 
 import lcq_cli
+from lcq_cli import shared
 from lcq_mmdet import LCQError
+from lcq_mmdet.benchmark.kernels import DTYPES
 from lcq_mmdet.cli import read_config
+from lcq_mmdet.export.engines import ENGINES
+from lcq_mmdet.quantization.config import QUANTIZERS
+from lcq_mmdet.studies.sensitivity import CRITERIA
 
 ROOT = CONFIGS.parent
 BLOCKED = """
 import sys
 class Block:
     def find_spec(self, name, *args):
-        assert name.partition('.')[0] not in ('torch', 'mmengine', 'numpy')
+        assert name.partition('.')[0] not in ('torch', 'mmdet', 'lcq_mmdet')
 sys.meta_path.insert(0, Block())
 import lcq_cli
 lcq_cli.main()
@@ -45,6 +50,47 @@ def test_unknown_command_is_named_without_torch():
     found = run('trian')
     assert found.returncode == 2
     assert found.stderr.startswith("error: 'trian': no such command; there")
+
+
+@pytest.mark.parametrize('name', lcq_cli.COMMANDS)
+def test_help_of_a_command_needs_no_torch(name):
+    found = run(name, '--help')
+    assert not found.returncode, found.stderr
+    assert found.stdout.startswith(f'usage: lcq {name} ')
+
+
+@pytest.mark.parametrize('line, message', [
+    ('train', 'lcq train: error: the following arguments are required: conf'),
+    ('train nothing.py', "error: config='nothing.py': no such file"),
+    ('test README.md a.pth', "error: config='README.md': must be a config: "),
+    ('test configs/retinanet_lcq_4bit.py README.md --out a.txt',
+     "error: --out='a.txt': must end in .pkl or .pickle"),
+    ('test configs/retinanet_lcq_4bit.py README.md --engine openvino',
+     "error: --engine='openvino': is for graphs (.onnx), and checkpoint="),
+    ('export configs/retinanet_lcq_4bit.py README.md --out a.pt',
+     "error: --out='a.pt': must end in .safetensors or .onnx"),
+    ('sweep configs/retinanet_lcq_4bit.py --variant float a=1',
+     "error: --variant 'float': must be a name of its own"),
+    ('sensitivity configs/retinanet_lcq_4bit.py --bits 9',
+     'error: --bits=9: must be an integer from 2 to 8'),
+    ('benchmark kernels --bits 1', 'error: --bits=1: must be an integer'),
+    ('benchmark train', 'lcq benchmark train: error: the following argum'),
+    ('zoo-check --out zoo.md', "error: --out='zoo.md': must end in .json"),
+    ('report runs --out-dir README.md', "error: --out-dir='README.md': "),
+    ('make-toy-coco', 'lcq make-toy-coco: error: the following arguments'),
+])
+def test_mistake_is_told_without_torch(line, message):
+    found = run(*line.split())
+    assert found.returncode == 2
+    assert found.stderr.splitlines()[-1].startswith(message)
+
+
+def test_choices_are_those_of_the_package():
+    assert shared.ENGINES == ENGINES
+    assert shared.CRITERIA == CRITERIA
+    assert shared.QUANTIZERS == QUANTIZERS
+    kernels = lcq_cli.parse('benchmark', ['kernels', '--dtype', 'bfloat16'])
+    assert kernels.dtype in DTYPES and len(DTYPES) == 3
 
 
 def test_command_runs(tmp_path, capsys, monkeypatch):

@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import locale
 import os
@@ -12,6 +13,11 @@ from lcq_mmdet.report import records
 from lcq_mmdet.report.records import (write_csv, write_markdown, write_record,
                                       write_text)
 
+CPU = '''processor : 0
+model name : Xeon 8 @ 2 GHz
+flags : fpu avx512f avx512_vnni
+
+'''
 needs_full = pytest.mark.skipif(
     not os.path.exists('/dev/full'), reason='needs a device that is full')
 ROWS = [
@@ -94,9 +100,22 @@ def test_record_says_how_it_came_about(written, monkeypatch):
         '\'model.exclude=[\'"\'"\'neck\'"\'"\']\'')
     assert record['versions'] == dict(
         lcq_mmdet=__version__, Python='3.11', PyTorch='2.13.0')
-    assert record['hardware'] == dict(
-        cpus=os.cpu_count(), threads=torch.get_num_threads(), gpus='H200')
+    monkeypatch.setattr('builtins.open', opening('/proc/cpuinfo', CPU))
+    assert written()['hardware'] == dict(
+        cpu='Xeon 8 @ 2 GHz', vnni=True, cpus=os.cpu_count(),
+        threads=torch.get_num_threads(), gpus='H200')
     assert record['rows'] == ROWS
+
+
+def opening(path, text):
+    real = open
+    return lambda name, *args, **options: (
+        io.StringIO(text) if name == path else real(name, *args, **options))
+
+
+def test_record_of_a_machine_that_does_not_tell_its_cpu(written, monkeypatch):
+    monkeypatch.setattr('builtins.open', opening('/proc/cpuinfo', 'a : b\n'))
+    assert written()['hardware']['vnni'] is False
 
 
 @pytest.mark.parametrize('gpus, text', [

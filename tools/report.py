@@ -1,6 +1,5 @@
 """Evaluate finished runs side by side, in numbers and pictures."""
-from lcq_mmdet.cli import run_tool
-from lcq_mmdet.commands.report import main
+from lcq_cli import run
 
 if __name__ == '__main__':
-    run_tool(main)
+    run('report')

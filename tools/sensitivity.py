@@ -1,6 +1,5 @@
 """Rank layers by what quantizing each alone loses, and propose their bits."""
-from lcq_mmdet.cli import run_tool
-from lcq_mmdet.commands.sensitivity import main
+from lcq_cli import run
 
 if __name__ == '__main__':
-    run_tool(main)
+    run('sensitivity')

@@ -1,6 +1,5 @@
 """Evaluate a detector; with --bits, a float checkpoint is quantized first."""
-from lcq_mmdet.cli import run_tool
-from lcq_mmdet.commands.test import main
+from lcq_cli import run
 
 if __name__ == '__main__':
-    run_tool(main)
+    run('test')

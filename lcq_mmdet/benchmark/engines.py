@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lcq_mmdet.conversion.building import (build_model, init_weights_,
                                            without_weights)
 from lcq_mmdet.conversion.model import float_config
+from lcq_mmdet.export.evaluation import with_graph
 from lcq_mmdet.export.graphs import export_onnx
 from lcq_mmdet.export.graphs.network import DetectorNetwork
 from lcq_mmdet.export.graphs.session import Graph
@@ -29,9 +30,10 @@ from lcq_mmdet.report.runs import average_precision
 
 _NUM_IMAGES = 2
 _NUMBERS = count()
-_TORCH = 'torch, LCQ'
-_TITLES = dict(onnxruntime='onnxruntime', openvino='OpenVINO')
-_ARITHMETIC: Dict[str, Optional[str]] = {
+#: Names of rows.
+TORCH_FLOAT, TORCH = 'torch, float', 'torch, LCQ'
+TITLES = dict(onnxruntime='onnxruntime', openvino='OpenVINO')
+ARITHMETIC: Dict[str, Optional[str]] = {
     'LCQ in float': None,
     'LCQ in 8 bits, exact': 'exact',
     'LCQ in 8 bits, relaxed': 'relaxed',
@@ -68,11 +70,11 @@ class Engines:
         self._graphs: Dict[str, Tuple[str, str]] = {}
         network = DetectorNetwork(_random_model(float_config(cfg)))
         self._inputs = self._noise(network)
-        self._calls: Dict[str, Callable[..., Any]] = {'torch, float': network}
+        self._calls: Dict[str, Callable[..., Any]] = {TORCH_FLOAT: network}
         path = self._path('float')
         onnx.save(trace(network), path)
         for engine in engines:
-            self._add(f'{_TITLES[engine]}, float', path, network, engine)
+            self._add(f'{TITLES[engine]}, float', path, network, engine)
             if engine == 'onnxruntime':
                 self._add('onnxruntime, its own static 8-bit quantization',
                           self._quantize_float(path, network), network, engine)
@@ -81,10 +83,10 @@ class Engines:
         network = DetectorNetwork(model)
         path = osp.join(folder, 'model.safetensors')
         export_packed(model, path, cfg.to_dict())
-        self.file_bytes[_TORCH] = osp.getsize(path)
-        self._calls[_TORCH] = network
-        for engine, (kind, int8) in product(engines, _ARITHMETIC.items()):
-            name = f'{_TITLES[engine]}, {kind}'
+        self.file_bytes[TORCH] = osp.getsize(path)
+        self._calls[TORCH] = network
+        for engine, (kind, int8) in product(engines, ARITHMETIC.items()):
+            name = f'{TITLES[engine]}, {kind}'
             # Only the tables of the exact one are written for an engine.
             path = self._path(name if int8 == 'exact' else kind)
             if not osp.exists(path):
@@ -100,19 +102,13 @@ class Engines:
             AP values in [0, 1], by name of the engine and then by the names
             of ``CocoMetric``.
         """
-        metrics = {_TORCH: average_precision(self._runner(self._cfg))}
-        cfg = float_config(self._cfg)
-        cfg.load_from = None
+        configs = {TORCH: self._cfg}
         for name, (path, engine) in self._graphs.items():
-            graph_cfg = copy.deepcopy(cfg)
-            graph_cfg.model = dict(
-                type='GraphDetector',
-                detector=cfg.model,
-                path=path,
-                config=self._cfg.model.to_dict(),
-                engine=engine)
-            metrics[name] = average_precision(self._runner(graph_cfg))
-        return metrics
+            configs[name] = with_graph(self._cfg, path, engine)
+        return {
+            name: test_metrics(cfg, self._folder)
+            for name, cfg in configs.items()
+        }
 
     def calls(self) -> Dict[str, Callable[[], Any]]:
         """Return functions that run the network on one image, by name."""
@@ -135,17 +131,6 @@ class Engines:
         network = DetectorNetwork(model)
         calibrate_(network, [self._inputs])
         return model, [self._noise(network)[0] for _ in range(_NUM_IMAGES)]
-
-    def _runner(self, cfg: Config) -> Runner:
-        cfg = copy.deepcopy(cfg)
-        # mmengine keeps visualizers by name, and their folders.
-        name = f'{osp.basename(self._folder)}_{next(_NUMBERS)}'
-        cfg.update(
-            work_dir=self._folder,
-            experiment_name=name,
-            visualizer=None,
-            log_level='WARNING')
-        return Runner.from_cfg(cfg)
 
     def _noise(self, network: DetectorNetwork) -> Tuple[Tensor, ...]:
         _, *pooled = network.example(*self._size)
@@ -176,6 +161,23 @@ class Engines:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8)
         return target
+
+
+def test_metrics(cfg: Config, folder: str) -> Dict[str, float]:
+    """Evaluate the detector of a config on its test data, quietly.
+
+    Args:
+        cfg: Config; it is not changed.
+        folder: Where logs go.
+    """
+    cfg = copy.deepcopy(cfg)
+    # mmengine keeps visualizers by name, and their folders.
+    cfg.update(
+        work_dir=folder,
+        experiment_name=f'{osp.basename(folder)}_{next(_NUMBERS)}',
+        visualizer=None,
+        log_level='WARNING')
+    return average_precision(Runner.from_cfg(cfg))
 
 
 class _Batches(CalibrationDataReader):

@@ -8,6 +8,7 @@ from lcq_mmdet.export.engines import ENGINES
 
 from .engines import Engines
 from .timing import interleaved_medians
+from .whole import whole_rows
 
 
 def inference_rows(case: str,
@@ -16,7 +17,9 @@ def inference_rows(case: str,
                    rounds: int,
                    engines: Sequence[str] = ENGINES[:1]
                    ) -> List[Dict[str, Any]]:
-    """Measure the network on the CPU; evaluate a trained one, too.
+    """Measure the network on the CPU.
+
+    A trained one is evaluated, too, and measured from image to boxes.
 
     Args:
         case: What the detector is called.
@@ -41,4 +44,5 @@ def inference_rows(case: str,
         if name in metrics:
             row['metrics'] = metrics[name]
         rows.append(row)
-    return rows
+    return rows + (
+        whole_rows(case, cfg, rounds, engines) if cfg.load_from else [])

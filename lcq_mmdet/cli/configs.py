@@ -16,8 +16,6 @@ import lcq_mmdet
 from lcq_mmdet.conversion.model import apply_lcq
 from lcq_mmdet.errors import LCQError
 
-from .checks.arguments import check_arguments
-
 _CONFIGS = osp.join(osp.dirname(lcq_mmdet.__file__), '.mim', 'configs')
 _BITS = ('bits', 'weight_bits', 'act_bits')
 
@@ -29,12 +27,8 @@ def load_config(args: argparse.Namespace) -> Config:
     starts from mmdet's published checkpoint unless ``load_from`` is set.
 
     Raises:
-        LCQError: If there is no such config, a path of the arguments is of
-            another kind, or a bit-width is invalid.
+        LCQError: If there is no such config, or a bit-width is invalid.
     """
-    problem = check_arguments(args)
-    if problem:
-        raise LCQError(problem)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     bits = {key: getattr(args, key) for key in _BITS}
     bits = {key: value for key, value in bits.items() if value is not None}

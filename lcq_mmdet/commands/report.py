@@ -12,19 +12,7 @@ from lcq_mmdet.report.runs import evaluate, load_run
 from lcq_mmdet.report.tables import map_table
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        'work_dirs',
-        nargs='+',
-        help='work directories of tools/train.py, the float run first')
-    parser.add_argument(
-        '--out-dir', required=True, help='where report and pictures go')
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
+def main(args: argparse.Namespace) -> None:
     configs = [load_run(work_dir) for work_dir in args.work_dirs]
     for cfg in configs:
         check_files(cfg, ('test_dataloader', ))

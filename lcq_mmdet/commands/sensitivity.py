@@ -5,79 +5,13 @@ from typing import Any, Dict, List, Optional
 
 from mmengine.dist import barrier, is_main_process
 
-from lcq_mmdet.cli import (add_launcher_arguments, check_files, join_launcher,
-                           load_config)
-from lcq_mmdet.errors import LCQError
-from lcq_mmdet.functional import check_bits
+from lcq_mmdet.cli import check_files, join_launcher, load_config
 from lcq_mmdet.report.plots import plot_sensitivity
 from lcq_mmdet.report.records import write_csv, write_record, write_text
 from lcq_mmdet.report.tables import map_table, sensitivity_table
 from lcq_mmdet.studies.assign import assign_bits
-from lcq_mmdet.studies.sensitivity import COSTS, CRITERIA, Sensitivity
+from lcq_mmdet.studies.sensitivity import COSTS, Sensitivity
 from lcq_mmdet.studies.sweep import check_float
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog='Nothing is trained. Layers that are done are not measured '
-        'again: repeat the command to go on, or with another budget.')
-    parser.add_argument('config', help='path of a config, or mmdet::...')
-    parser.add_argument(
-        'checkpoint', nargs='?', help="the float one (default: the config's "
-        'load_from)')
-    add_launcher_arguments(parser)
-    parser.add_argument(
-        '--bits',
-        type=int,
-        nargs='+',
-        default=[2, 3, 4, 8],
-        metavar='B',
-        help='bits of weight and input to choose from, 2 to 8 (default: 2 3 '
-        '4 8)')
-    parser.add_argument(
-        '--budget-bits',
-        type=int,
-        metavar='B',
-        help='propose what is neither larger nor more work than these bits '
-        'all over, 2 to 8 (default: 3, without another budget)')
-    parser.add_argument(
-        '--budget-mb', type=float, metavar='MB', help='size of the model')
-    parser.add_argument(
-        '--budget-gbops',
-        type=float,
-        metavar='GBOPS',
-        help='bit operations for an image, in 10^9')
-    parser.add_argument(
-        '--criterion',
-        choices=CRITERIA,
-        default='loss',
-        help='what a layer loses: loss on training batches, or mAP on the '
-        'test data, which is slow (default: loss)')
-    parser.add_argument(
-        '--num-batches',
-        type=int,
-        default=8,
-        help='training batches for the loss (default: 8)')
-    args = parser.parse_args()
-    # These are what load_config looks for.
-    args.weight_bits = args.act_bits = None
-    return args
-
-
-def check_budget(args: argparse.Namespace) -> None:
-    for value in args.bits:
-        check_bits(value, '--bits')
-    budgets = ('budget_bits', 'budget_mb', 'budget_gbops')
-    if all(getattr(args, key) is None for key in budgets):
-        args.budget_bits = 3
-    if args.budget_bits is not None:
-        check_bits(args.budget_bits, '--budget-bits')
-    for key in budgets[1:]:
-        value = getattr(args, key)
-        if value is not None and not 0 < value < float('inf'):
-            raise LCQError(f'--{key.replace("_", "-")}={value:g}: must be a '
-                           'positive number')
 
 
 def find_budget(args: argparse.Namespace,
@@ -121,9 +55,9 @@ def write_report(rows: List[Dict[str, Any]], runs: List[Dict[str, Any]],
     print('written:', *map(osp.abspath, path.values()), sep='\n  ')
 
 
-def main() -> None:
-    args = parse_args()
-    check_budget(args)
+def main(args: argparse.Namespace) -> None:
+    if not (args.budget_bits or args.budget_mb or args.budget_gbops):
+        args.budget_bits = 3
     cfg = load_config(args)
     if args.checkpoint:
         cfg.load_from = args.checkpoint

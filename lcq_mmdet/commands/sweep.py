@@ -1,85 +1,19 @@
 """Report mAP per bit-width: from a float detector to 8, 4, 3 and 2 bits."""
 import argparse
 import os.path as osp
-import re
 from typing import Any, Dict, List
 
 from mmengine.config import DictAction
 from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner
 
-from lcq_mmdet.cli import (add_launcher_arguments, check_files, join_launcher,
-                           load_config, read_config)
+from lcq_mmdet.cli import check_files, join_launcher, load_config, read_config
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.quantization.config import QUANTIZERS
 from lcq_mmdet.report.plots import plot_detections, plot_levels, plot_map
 from lcq_mmdet.report.records import write_csv, write_markdown, write_record
 from lcq_mmdet.report.tables import map_table
 from lcq_mmdet.studies.rows import pair_bits, plan
 from lcq_mmdet.studies.sweep import VARIANTS, Sweep, check_float
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog='The config is a float or a quantized one, and its load_from '
-        'the float checkpoint (--cfg-options load_from=...). Rows that are '
-        'done are not run again: repeat the command to go on.')
-    parser.add_argument('config', help='path of a config, or mmdet::...')
-    add_launcher_arguments(parser)
-    parser.add_argument(
-        '--bits',
-        type=int,
-        nargs='+',
-        metavar='B',
-        help='bits of weights and inputs, 2 to 8; 32 is the float detector, '
-        'which is always evaluated (default: 32 8 4 3 2)')
-    parser.add_argument(
-        '--weight-bits',
-        type=int,
-        nargs='+',
-        metavar='B',
-        help='bits of weights, paired with --act-bits')
-    parser.add_argument(
-        '--act-bits', type=int, nargs='+', metavar='B', help='bits of inputs')
-    parser.add_argument(
-        '--quantizer',
-        nargs='+',
-        choices=QUANTIZERS,
-        help='quantizers to compare (default: lcq)')
-    parser.add_argument(
-        '--variant',
-        nargs='+',
-        action='append',
-        default=[],
-        metavar=('NAME', 'KEY=VALUE'),
-        help='settings to compare, under a name: --variant no_norm '
-        'model.weight_norm=none --variant slow train_cfg.max_epochs=24; or '
-        'one config file in place of the settings')
-    parser.add_argument(
-        '--seeds',
-        type=int,
-        nargs='+',
-        help="seeds of the fine-tuning (default: the config's, or 0)")
-    parser.add_argument(
-        '--float-control',
-        action='store_true',
-        help='fine-tune the float detector, too, for as long as the quantized '
-        'ones: what they are to be compared with, since they train longer '
-        'than the one they start from')
-    parser.add_argument(
-        '--progressive',
-        action='store_true',
-        help='start each bit-width from the next higher one, with its clips '
-        'and thetas, and not from the float detector')
-    parser.add_argument(
-        '--no-train',
-        action='store_true',
-        help='calibrate and evaluate only')
-    args = parser.parse_args()
-    if not (args.bits or args.weight_bits or args.act_bits):
-        args.bits = [32, 8, 4, 3, 2]
-    return args
 
 
 def read_variants(args: argparse.Namespace) -> Dict[str, Dict[str, Any]]:
@@ -90,9 +24,6 @@ def read_variants(args: argparse.Namespace) -> Dict[str, Dict[str, Any]]:
         for name in names
     }
     for name, *options in args.variant:
-        if not re.fullmatch(r'[\w.-]+', name) or name in (*variants, 'float'):
-            raise LCQError(f'--variant {name!r}: must be a name of its own, '
-                           'of letters, digits, "_", "-" and "."')
         if len(options) == 1 and '=' not in options[0]:
             variants[name] = read_config(options[0]).to_dict()
             continue
@@ -122,8 +53,9 @@ def write_report(records: List[Dict[str, Any]], out_dir: str,
     write_markdown(osp.join(out_dir, 'report.md'), records, pictures)
 
 
-def main() -> None:
-    args = parse_args()
+def main(args: argparse.Namespace) -> None:
+    if not (args.bits or args.weight_bits or args.act_bits):
+        args.bits = [32, 8, 4, 3, 2]
     widths = pair_bits(args.bits, args.weight_bits, args.act_bits)
     cfg = load_config(args)
     seeds = args.seeds or [cfg.get('randomness', {}).get('seed') or 0]

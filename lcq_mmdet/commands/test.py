@@ -1,49 +1,18 @@
 """Evaluate a detector; with --bits, a float checkpoint is quantized first."""
 import argparse
 import copy
-import os.path as osp
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 
-from lcq_mmdet.cli import (add_runner_arguments, build_runner, check_files,
-                           load_config)
-from lcq_mmdet.conversion.model import float_config
+from lcq_mmdet.cli import build_runner, check_files, load_config
 from lcq_mmdet.conversion.selection import unwrap
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.export.engines import ENGINES, check_engine
+from lcq_mmdet.export.evaluation import with_graph
 from lcq_mmdet.quantization.layers import lcq_layers
-
-EXPORTED = ('.onnx', '.safetensors')
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='path of a config, or mmdet::...')
-    parser.add_argument(
-        'checkpoint', help='checkpoint: float, quantized or packed; '
-        'or a graph (.onnx)')
-    add_runner_arguments(parser)
-    parser.add_argument(
-        '--engine',
-        choices=ENGINES,
-        help='what runs a graph (default: onnxruntime)')
-    parser.add_argument(
-        '--out', help='also write the predictions to this .pkl file')
-    parser.add_argument(
-        '--show', action='store_true', help='show predictions in a window')
-    parser.add_argument(
-        '--show-dir', help='write painted images to this folder of the run')
-    parser.add_argument(
-        '--wait-time',
-        type=float,
-        default=2,
-        help='seconds that --show shows an image')
-    parser.add_argument(
-        '--tta', action='store_true', help='use test time augmentation')
-    return parser.parse_args()
 
 
 def use_test_time_augmentation(cfg: Config) -> None:
@@ -68,43 +37,12 @@ def use_test_time_augmentation(cfg: Config) -> None:
     dataset.pipeline = cfg.tta_pipeline
 
 
-def with_graph(cfg: Config, path: str, engine: str) -> Config:
-    """Put a graph in the place of the model."""
-    from lcq_mmdet.export.end2end import leave_padding_to_graph
-    from lcq_mmdet.export.graphs.metadata import is_self_contained, read_graph
-    config = cfg.model.to_dict()
-    cfg = float_config(cfg)
-    cfg.load_from = None
-    if is_self_contained(read_graph(path)):
-        leave_padding_to_graph(cfg)
-        cfg.model = dict(
-            type='EndToEndDetector', path=path, config=config, engine=engine)
-    else:
-        cfg.model = dict(
-            type='GraphDetector',
-            detector=cfg.model,
-            path=path,
-            config=config,
-            engine=engine)
-    return cfg
-
-
-def main() -> None:
-    args = parse_args()
-    if args.out and not args.out.endswith(('.pkl', '.pickle')):
-        raise LCQError(f'--out={args.out!r}: must end in .pkl or .pickle')
+def main(args: argparse.Namespace) -> None:
     is_graph = args.checkpoint.endswith('.onnx')
     if args.engine:
-        if not is_graph:
-            raise LCQError(f'--engine={args.engine!r}: is for graphs (.onnx), '
-                           f'and checkpoint={args.checkpoint!r} is none')
         check_engine(args.engine)
     setup_cache_size_limit_of_dynamo()
     cfg = load_config(args)
-    if (args.checkpoint.endswith(EXPORTED)
-            and not osp.isfile(args.checkpoint)):
-        raise LCQError(f'checkpoint={args.checkpoint!r}: no such file; '
-                       'tools/export.py writes it')
     cfg.load_from = args.checkpoint
     check_files(cfg, ('test_dataloader', ))
     if is_graph:

@@ -22,43 +22,6 @@ from lcq_mmdet.report.records import to_json, write_record, write_text
 _TRIES = 3
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog='Configs that are done are not checked again: repeat the '
-        'command after an interruption. Each runs in a process of its own.')
-    parser.add_argument(
-        '--out',
-        default='benchmarks/zoo.json',
-        help='where the record goes; the table goes beside it, as .md')
-    parser.add_argument(
-        '--all',
-        action='store_true',
-        help='check every config and not one of each family')
-    parser.add_argument(
-        '--root',
-        default=ROOT,
-        help="folder with configs/FAMILY/*.py (default: mmdet's)")
-    parser.add_argument(
-        '--family', nargs='+', help='check these families only')
-    parser.add_argument(
-        '--modules',
-        nargs='+',
-        help="what to quantize, '*' for heads, too (default: backbone and "
-        'neck)')
-    parser.add_argument(
-        '--timeout',
-        type=float,
-        default=300,
-        help='seconds for one config (default: 300)')
-    parser.add_argument(
-        '--memory',
-        type=float,
-        default=8,
-        help='gigabytes for one config (default: 8)')
-    return parser.parse_args()
-
-
 def check_apart(path: str, args: argparse.Namespace) -> Dict[str, Any]:
     """Check a config in a process that can fail or be stopped."""
     context = multiprocessing.get_context('fork')
@@ -127,10 +90,8 @@ def check(args: argparse.Namespace,
                 break
 
 
-def main() -> None:
-    args = parse_args()
-    if not args.out.endswith('.json'):
-        raise LCQError(f'--out={args.out!r}: must end in .json')
+def main(args: argparse.Namespace) -> None:
+    args.root = args.root or ROOT
     partial, rows = f'{args.out}.partial', []
     done: Dict[str, Dict[str, Any]] = {}
     if osp.isfile(partial):

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import os.path as osp
+import platform
 import shlex
 import subprocess
 import sys
@@ -46,11 +47,26 @@ def write_record(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
         commit=_commit(),
         versions=dict(lcq_mmdet=lcq_mmdet.__version__, **versions),
         hardware=dict(
+            **_processor(),
             cpus=os.cpu_count(),
             threads=torch.get_num_threads(),
             gpus=_gpus(env)),
         rows=rows)
     write_text(path, to_json(record))
+
+
+def _processor() -> Dict[str, Any]:
+    """Name the CPU, and whether it has 8-bit dot products; on Linux."""
+    try:
+        with open('/proc/cpuinfo', encoding='utf-8') as file:
+            lines = [line.partition(':') for line in file]
+    except OSError:
+        return {}
+    about = {key.strip(): value.strip() for key, _, value in lines}
+    flags = about.get('flags', '').split()
+    return dict(
+        cpu=about.get('model name', platform.machine()),
+        vnni=any(flag.endswith('vnni') for flag in flags))
 
 
 def _command() -> str:

@@ -21,6 +21,20 @@ def check_files(cfg: Config, dataloaders: Sequence[str]) -> None:
         LCQError: If a file or folder is missing or of no use; says how to
             get it, or what to mend.
     """
+    check_present(cfg, dataloaders)
+    check_data(cfg, dataloaders)
+
+
+def check_present(cfg: Config, dataloaders: Sequence[str]) -> None:
+    """Check that files are there, and not what is in them.
+
+    Args:
+        cfg: Config of an mmdet run.
+        dataloaders: Keys of the data loaders that will be used.
+
+    Raises:
+        LCQError: If a file or folder is missing; says how to get it.
+    """
     for key in dataloaders:
         for where, dataset in innermost(key, cfg.get(key) or {}):
             for name, path in paths_of(dataset):
@@ -32,7 +46,6 @@ def check_files(cfg: Config, dataloaders: Sequence[str]) -> None:
     if load_from and '://' not in load_from and not osp.isfile(load_from):
         raise LCQError(f'load_from={load_from!r}: no such file; train the '
                        'float detector first, or name its checkpoint')
-    check_data(cfg, dataloaders)
 
 
 def _how_to_get(dataset: Dict) -> str:

@@ -1,7 +1,13 @@
 """Flags that commands share with each other and with mmdet's tools."""
 import argparse
+from typing import Optional
 
 from mmengine.config import DictAction
+
+# Choices, which the package lists where it uses them.
+ENGINES = ('onnxruntime', 'openvino')
+CRITERIA = ('loss', 'mAP')
+QUANTIZERS = ('lcq', 'uniform')
 
 
 def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,3 +43,11 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
         '--weight-bits', type=int, metavar='B', help='bits of weights only')
     parser.add_argument(
         '--act-bits', type=int, metavar='B', help='bits of inputs only')
+
+
+def check_bits(key: str, *values: Optional[int]) -> Optional[str]:
+    """Return what is wrong with bit-widths, which may be None."""
+    for value in values:
+        if value is not None and not 2 <= value <= 8:
+            return f'{key}={value}: must be an integer from 2 to 8'
+    return None

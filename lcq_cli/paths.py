@@ -13,7 +13,7 @@ _POINTER = b'version https://git-lfs'
 _PAGES = (b'<!doctype', b'<html', b'<?xml')
 
 
-def check_arguments(args: Any) -> Optional[str]:
+def check_paths(args: Any) -> Optional[str]:
     """Check the files and folders that a command's arguments name.
 
     Args:

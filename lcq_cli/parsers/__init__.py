@@ -1,0 +1,1 @@
+"""The flags of each command, and what can be wrong with them."""

@@ -1,0 +1,66 @@
+"""Write a trained low-bit detector to a packed file or an ONNX graph."""
+import argparse
+import os.path as osp
+from typing import Optional
+
+from ..shared import ENGINES, add_runner_arguments
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='tools/test.py takes either file as it takes a checkpoint, '
+        'init_detector and DetInferencer the packed one.')
+    parser.add_argument('config', help='path of a config, or mmdet::...')
+    parser.add_argument('checkpoint', help='checkpoint of its training')
+    parser.add_argument(
+        '--out',
+        required=True,
+        help='file to write: *.safetensors, a packed checkpoint, or *.onnx, '
+        'a graph for onnxruntime')
+    parser.add_argument(
+        '--half',
+        action='store_true',
+        help='keep what is not quantized in half precision: smaller, results '
+        'are not exactly the same')
+    parser.add_argument(
+        '--int8',
+        choices=['exact', 'relaxed'],
+        help='in an ONNX graph, 8-bit integer arithmetic; inputs of layers '
+        'are their levels, rounded to 8 bits (exact), or any 8 bits, clipped '
+        'as learned (relaxed); training images give the ranges of the rest')
+    parser.add_argument(
+        '--engine',
+        choices=ENGINES,
+        default=ENGINES[0],
+        help='with --int8 exact: the engine that the tables of levels are '
+        'written for; the other computes the same, more slowly')
+    parser.add_argument(
+        '--keep-float',
+        nargs='+',
+        default=[],
+        metavar='PATTERN',
+        help='with --int8: layers to leave in float, of those that training '
+        'left in float; all others are computed in 8 bits, too')
+    parser.add_argument(
+        '--end2end',
+        action='store_true',
+        help='write an ONNX graph that takes images and gives boxes, with '
+        'preparation, decoding and suppression in it')
+    add_runner_arguments(parser)
+    return parser
+
+
+def check(args: argparse.Namespace) -> Optional[str]:
+    """Return what is wrong with the arguments, with the remedy."""
+    suffix = osp.splitext(args.out)[1]
+    if suffix not in ('.safetensors', '.onnx'):
+        return f'--out={args.out!r}: must end in .safetensors or .onnx'
+    if args.half and suffix == '.onnx':
+        return '--half: is for packed checkpoints (.safetensors)'
+    for flag in ('end2end', 'int8'):
+        if getattr(args, flag) and suffix != '.onnx':
+            return f'--{flag}: is for ONNX graphs (.onnx)'
+    if args.keep_float and not args.int8:
+        return f'--keep-float={args.keep_float!r}: is for --int8'
+    return None
