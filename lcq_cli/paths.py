@@ -83,7 +83,7 @@ def _check_checkpoint(key: str, path: Optional[str]) -> Optional[str]:
         return f'{where}: is a config; give a checkpoint, such as epoch_12.pth'
     if not osp.isfile(path):
         if _suffix(path) in ('.onnx', '.safetensors'):
-            return f'{where}: no such file; tools/export.py writes it'
+            return f'{where}: no such file; lcq export writes it'
         folder = osp.dirname(path) or '.'
         return (f'{where}: no such file'
                 + (f'; give one of its folder{_example(folder)}'

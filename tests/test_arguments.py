@@ -63,7 +63,7 @@ def test_sound_arguments_pass(folder, given):
     (dict(config='a.py', checkpoint='runs/epoch_2.pth'),
      "no such file; give one of its folder, such as runs/epoch_1.pth"),
     (dict(config='a.py', checkpoint='a.onnx'),
-     "checkpoint='a.onnx': no such file; tools/export.py writes it"),
+     "checkpoint='a.onnx': no such file; lcq export writes it"),
     (dict(checkpoint='empty.pth'), 'is empty; copy or download it again'),
     (dict(checkpoint='lfs.pth'), "is a pointer of Git LFS"),
     (dict(checkpoint='page.pth'), 'is a web page and not a checkpoint'),

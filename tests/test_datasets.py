@@ -232,13 +232,14 @@ def run_tool(monkeypatch, *arguments) -> None:
     runpy.run_path(str(TOOL), run_name='__main__')
 
 
-def test_tool_reports_a_mistake_in_one_line(tmp_path, monkeypatch):
+def test_tool_reports_a_mistake_in_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / 'mine.txt').write_text('keep me')
     with pytest.raises(SystemExit) as caught:
         run_tool(monkeypatch, tmp_path, '--images', 1)
-    assert caught.value.code.startswith(
-        f'make_toy_coco.py: {tmp_path} exists with other contents')
-    assert '\n' not in caught.value.code
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f'error: {tmp_path} exists with other contents')
+    assert told.count('\n') == 1
     assert [path.name for path in tmp_path.iterdir()] == ['mine.txt']
 
 

@@ -197,7 +197,7 @@ def test_other_config_is_refused(exported):
     ('graph', 'its graph does not fit its checksum'),
     ('version', 'is of format version 9'),
     ('metadata', 'its metadata do not fit their checksum'),
-    ('foreign', 'is not a graph of tools/export.py'),
+    ('foreign', 'is not a graph of lcq export'),
 ])
 def test_altered_files_are_refused(exported, tmp_path, change, message):
     cfg, model, path = exported

@@ -283,8 +283,8 @@ def test_mistakes_are_told_in_one_line(toy_coco, trained, packed, refusal):
     assert 'act_bits=4 in the file and 3' in refusal(
         'test.py', 'config.py', 'model.safetensors', '--act-bits', 3)
     for name in ('none.onnx', 'none.safetensors'):
-        assert (f"checkpoint='{name}': no such file; tools/export.py writes "
-                'it') in refusal('test.py', 'config.py', name)
+        assert (f"checkpoint='{name}': no such file; lcq export writes it"
+                in refusal('test.py', 'config.py', name))
     assert "'float.py': is of a float model" in refusal(
         'test.py', 'float.py', 'model.safetensors')
     assert "load_from='model.safetensors': is a packed checkpoint" in refusal(

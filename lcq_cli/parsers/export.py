@@ -9,7 +9,7 @@ from ..shared import ENGINES, add_runner_arguments
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog='tools/test.py takes either file as it takes a checkpoint, '
+        epilog='lcq test takes either file as it takes a checkpoint, '
         'init_detector and DetInferencer the packed one.')
     parser.add_argument('config', help='path of a config, or mmdet::...')
     parser.add_argument('checkpoint', help='checkpoint of its training')

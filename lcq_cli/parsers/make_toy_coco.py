@@ -4,7 +4,10 @@ import argparse
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('out', help='folder to make, such as data/toy_coco')
+    parser.add_argument(
+        'folder',
+        metavar='out',
+        help='folder to make, such as data/toy_coco')
     parser.add_argument(
         '--images',
         type=int,

@@ -7,7 +7,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         'work_dirs',
         nargs='+',
-        help='work directories of tools/train.py, the float run first')
+        help='work directories of lcq train, the float run first')
     parser.add_argument(
         '--out-dir', required=True, help='where report and pictures go')
     return parser

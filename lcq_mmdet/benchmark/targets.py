@@ -18,7 +18,7 @@ def check_targets(rows: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
     """Compare what was measured with the targets.
 
     Args:
-        rows: Rows of ``tools/benchmark.py kernels`` or ``train``.
+        rows: Rows of ``lcq benchmark kernels`` or ``train``.
 
     Yields:
         What it is with its target, its value, and whether it is reached.

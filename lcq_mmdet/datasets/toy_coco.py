@@ -20,7 +20,7 @@ def _palette(num_colours: int) -> list[tuple[int, int, int]]:
 class ToyCocoDataset(CocoDataset):
     """Generated images of simple shapes, in COCO's format.
 
-    ``tools/make_toy_coco.py`` writes the files.
+    ``lcq make-toy-coco`` writes the files.
     """
 
     METAINFO = dict(classes=CLASSES, palette=_palette(len(CLASSES)))

@@ -149,7 +149,7 @@ def read_metadata(
     """
     metadata = dict(metadata)
     if metadata.get('format') != FORMAT:
-        raise LCQError('is not a packed checkpoint of tools/export.py')
+        raise LCQError('is not a packed checkpoint of lcq export')
     check_version(metadata, VERSION)
     if metadata.pop('checksum', None) != checksum_of_text(metadata):
         raise LCQError('is altered: its header does not fit its checksum')

@@ -27,7 +27,7 @@ def load_packed(path: str) -> Dict[str, Any]:
     weights of quantized layers are unpacked to float32.
 
     Args:
-        path: Path of a file that ``tools/export.py`` wrote.
+        path: Path of a file that ``lcq export`` wrote.
 
     Returns:
         A checkpoint: ``state_dict``, and ``meta`` with the config's text as

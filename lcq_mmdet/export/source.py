@@ -40,7 +40,7 @@ def load_quantized(cfg: Config, path: str) -> Tuple[nn.Module, Dict[str, Any]]:
     if not any('_quantizer.' in key for key in state):
         name = next(key for key in own if '_quantizer.' in key)
         raise LCQError(f'{where}: still is float, it has no {name}; '
-                       'fine-tune with tools/train.py first')
+                       'fine-tune with lcq train first')
     check_keys(own, state, where)
     model.load_state_dict(state, strict=False)
     return model.eval(), dict(checkpoint.get('meta', {}))

@@ -101,7 +101,7 @@ def check_exportable(model: nn.Module) -> Dict[str, QuantizedLayer]:
         weight = layer.weight_quantizer
         if not (layer.act_quantizer.is_initialized and weight.is_initialized):
             raise LCQError(f'{name}: was never calibrated; fine-tune with '
-                           'tools/train.py and export its checkpoint')
+                           'lcq train and export its checkpoint')
         if weight.is_packed:
             raise LCQError(f'{name}: is packed already; give the checkpoint '
                            'that the file was exported from')

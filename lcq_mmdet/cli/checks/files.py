@@ -51,7 +51,7 @@ def check_present(cfg: Config, dataloaders: Sequence[str]) -> None:
 def _how_to_get(dataset: Dict) -> str:
     root = (dataset.get('data_root') or '.').rstrip('/')
     if type_name(dataset) == 'ToyCocoDataset':
-        return f"generate it: 'python tools/make_toy_coco.py {root}'"
+        return f"generate it: 'lcq make-toy-coco {root}'"
     if '2017' not in str(dataset.get('ann_file')):
         return 'set data_root, or the path below it'
     return ('get train2017, val2017 and annotations of COCO from '

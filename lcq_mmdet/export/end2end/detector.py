@@ -22,7 +22,7 @@ class EndToEndDetector(BaseModel):
     """Let a graph find the boxes of images as they come from the data.
 
     Args:
-        path: File of ``tools/export.py --end2end``.
+        path: File of ``lcq export --end2end``.
         config: The model's part of the config of the quantized detector.
         engine: ``'onnxruntime'`` or ``'openvino'``.
 

@@ -21,7 +21,7 @@ class GraphDetector(BaseModel):
     Args:
         detector: Config of the float detector, or one that is built; of its
             modules only what has no weights is used. Its box head is replaced.
-        path: File of ``tools/export.py``.
+        path: File of ``lcq export``.
         config: The model's part of the config of the quantized detector.
         engine: ``'onnxruntime'`` or ``'openvino'``.
 

@@ -19,7 +19,7 @@ DETECTOR = 'detector'
 
 
 def load_graph(path: str, config: Mapping[str, Any]) -> onnx.ModelProto:
-    """Read a graph that ``tools/export.py`` wrote.
+    """Read a graph that ``lcq export`` wrote.
 
     Args:
         path: Path of the file.
@@ -81,7 +81,7 @@ def _read_metadata(model: onnx.ModelProto) -> Dict[str, Any]:
     """Return the config of a file after checking the rest."""
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if metadata.get('format') != FORMAT:
-        raise LCQError('is not a graph of tools/export.py')
+        raise LCQError('is not a graph of lcq export')
     check_version(metadata, VERSION)
     if metadata.pop('checksum', None) != checksum_of_text(metadata):
         raise LCQError('is altered: its metadata do not fit their checksum')
