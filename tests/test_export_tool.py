@@ -157,10 +157,12 @@ def test_other_engine_finds_the_same(call, trained):
     assert 0 < difference < 0.1 * first[:most].norm()
 
 
-def test_engines_are_for_graphs_and_must_be_installed(refusal, monkeypatch):
+def test_engines_are_for_graphs_and_must_be_installed(trained, refusal,
+                                                      monkeypatch):
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    (trained / 'any.onnx').write_bytes(b'a graph')
     assert "engine='openvino': is not installed: pip install 'lcq_mm" in (
-        refusal('test.py', 'config.py', 'x.onnx', '--engine', 'openvino'))
+        refusal('test.py', 'config.py', 'any.onnx', '--engine', 'openvino'))
     assert "--engine='openvino': is for graphs (.onnx)" in refusal(
         'test.py', 'config.py', 'epoch_1.pth', '--engine', 'openvino')
 
