@@ -70,8 +70,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--progressive',
         action='store_true',
-        help='start each bit-width from the next higher one, with its clips '
-        'and thetas, and not from the float detector')
+        help='start each bit-width from the next higher one, and not from the '
+        'float detector; its clips and companders are kept, not calibrated '
+        'anew')
     parser.add_argument(
         '--no-train',
         action='store_true',
