@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from lcq_mmdet import apply_lcq
+from lcq_mmdet.export.graphs.heads import region_heads
 from lcq_mmdet.quantization.calibration import initialize_, observe
 
 FILES = dict(RetinaNet='retinanet_r18_toy.py', FasterRCNN='faster-rcnn_r18_toy'
@@ -43,7 +44,9 @@ def make_model(cfg):
             model.bbox_head(features)
         else:
             model.rpn_head(features)
-            model.roi_head.bbox_head(torch.randn(8, 16, 7, 7))
+            for head in region_heads(model):
+                size = head.module.roi_feat_size
+                head.compute(torch.randn(8, 16, *size))
     initialize_(model, observations)
     return model
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from lcq_mmdet import LCQError
-from lcq_mmdet.studies.assign import assign_bits, monotone_changes
+from lcq_mmdet.studies.assign import (assign_bits, check_budget,
+                                      monotone_changes)
 
 WIDTHS = (2, 4, 8)
 
@@ -91,3 +92,30 @@ def test_two_budgets_that_only_together_cannot_be_met_are_refused():
     ]
     with pytest.raises(LCQError, match='no assignment was found'):
         assign_bits(rows, dict(bytes=5, bops=5))
+
+
+COSTS = {2: dict(bytes=2e6, bops=4e6), 8: dict(bytes=8e6, bops=64e6)}
+
+
+@pytest.mark.parametrize('budget, message', [
+    (dict(bytes=1.5e6), 'is 1.5 MB, and the detector has 2 MB with 2 bits in '
+     'all layers; allow more'),
+    (dict(bytes=4e6, bops=3e6), 'is 3 MBOPs, and the detector has 4 MBOPs'),
+    (dict(bytes=8e6), 'nothing is to be chosen within it; it is 8 MB, and the '
+     'detector has 8 MB with 8 bits in all layers; allow less, or add'),
+    (dict(bytes=9e6, bops=70e6), 'nothing is to be chosen .* 9 MB, .* 70 '
+     'MBOPs'),
+])
+def test_budget_that_decides_nothing_is_told(budget, message):
+    with pytest.raises(LCQError, match=f'^the budget: {message}'):
+        check_budget(COSTS, budget)
+
+
+@pytest.mark.parametrize('budget', [
+    dict(bytes=2e6), dict(bytes=7e6), dict(bytes=9e6, bops=63e6)])
+def test_budget_that_leaves_a_choice_is_taken(budget):
+    check_budget(COSTS, budget)
+
+
+def test_one_width_is_no_choice_and_needs_none():
+    check_budget({4: COSTS[2]}, dict(bytes=9e6))

@@ -35,6 +35,7 @@ def test_other_keys_and_other_shapes_are_told(model):
     assert sorted(match.matched) == ['backbone.bias', 'neck.weight']
     assert match.missing == ['backbone.weight', 'neck.bias']
     assert match.unexpected == ['backbone.weight', 'head.weight']
+    assert match.resized == {'backbone.weight': ((4, 1, 1, 1), (4, 3, 1, 1))}
 
 
 def test_quantizers_do_not_count(model):

@@ -21,8 +21,9 @@ from lcq_mmdet.export.end2end.preprocessing import (LIMITS, PREPARED, Pipeline,
                                                     preprocessing,
                                                     read_pipeline)
 from lcq_mmdet.export.graphs.builder import with_outputs
-from lcq_mmdet.export.graphs.network import (DetectorNetwork, dense_head,
-                                             dense_outputs, features)
+from lcq_mmdet.export.graphs.heads import dense_head
+from lcq_mmdet.export.graphs.network import (DetectorNetwork, dense_outputs,
+                                             features)
 from lcq_mmdet.export.graphs.session import Graph
 from lcq_mmdet.export.graphs.trace import trace
 
@@ -146,7 +147,7 @@ def from_maps(network, values, samples):
     found = dense_head(model).predict_by_feat(
         *dense_outputs(names, values),
         batch_img_metas=[sample.metainfo for sample in samples])
-    if network.has_second_stage:
+    if network.region_heads:
         found = model.roi_head.predict(
             features(names, values), found, samples)
     return found

@@ -12,7 +12,8 @@ from torch import nn
 from lcq_mmdet import LCQError
 from lcq_mmdet.export.engines import ENGINES
 from lcq_mmdet.export.graphs import GraphDetector, export_onnx, folding, writer
-from lcq_mmdet.export.graphs.network import IMAGE, POOLED, DetectorNetwork
+from lcq_mmdet.export.graphs.heads import POOLED
+from lcq_mmdet.export.graphs.network import IMAGE, DetectorNetwork
 from lcq_mmdet.export.graphs.session import Graph
 from lcq_mmdet.quantization.mmcv_layers import LCQConvTranspose2d
 
@@ -116,14 +117,6 @@ def test_other_padding_names_the_layer(tmp_path):
     model = copy.deepcopy(model)
     model.backbone.conv1.padding_mode = 'reflect'
     with pytest.raises(LCQError, match='^backbone.conv1: padding_mode='):
-        export(model, cfg, tmp_path / 'model.onnx')
-
-
-def test_other_detectors_are_refused(tmp_path):
-    cfg, model = calibrated('FasterRCNN')
-    model = copy.deepcopy(model)
-    model.roi_head.mask_head = nn.Identity()
-    with pytest.raises(LCQError, match='^FasterRCNN: cannot be exported'):
         export(model, cfg, tmp_path / 'model.onnx')
 
 

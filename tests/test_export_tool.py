@@ -276,6 +276,10 @@ def test_mistakes_are_told_in_one_line(toy_coco, trained, packed, refusal):
     assert 'does not fit the config, its bbox_head.retina_cls.' in export(
         'config.py', 'epoch_1.pth', '--cfg-options',
         'model.bbox_head.num_classes=3')
+    assert ('neck.lateral_convs.0.conv.act_quantizer the checkpoint has 4 '
+            'bits and the config 2; give the config or the --bits of its '
+            'training') in export('config.py', 'epoch_1.pth', '--cfg-options',
+                                  "model.overrides={'neck':dict(bits=2)}")
     assert 'cannot be written' in export(
         'config.py', 'epoch_1.pth', out='none/x.safetensors')
     assert not list(trained.glob('x.*'))

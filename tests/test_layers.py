@@ -96,7 +96,8 @@ def test_float_keys_and_parameters_are_kept():
     assert added == {
         f'{child}_quantizer.{key}'
         for child in ('act', 'weight')
-        for key in ('clip', 'theta', 'offset', 'signed', 'initialized')
+        for key in ('clip', 'theta', 'offset', 'signed', 'initialized',
+                    'settings')
     } | {'weight_quantizer.packed'}
 
 

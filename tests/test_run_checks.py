@@ -5,9 +5,11 @@ from importlib.util import find_spec
 
 import pytest
 from mmengine.config import Config
+from training import make_config
 
 from lcq_mmdet import LCQError
-from lcq_mmdet.cli import check_training, read_config, sole_training
+from lcq_mmdet.cli import (build_runner, check_training, read_config,
+                           sole_training)
 
 HOLD = '''
 import fcntl, sys
@@ -79,3 +81,15 @@ def test_published_config_names_the_package_once():
                     'ms-crop-3x_coco.py')
     error = str(info.value)
     assert error.count('config=') == 1 and 'mmpretrain' in error
+
+
+@pytest.mark.parametrize('level', ['INFO', 'DEBUG'])
+def test_hooks_are_one_line_of_the_log(level, tmp_path, capfd):
+    build_runner(make_config(tmp_path, log_level=level))
+    log = capfd.readouterr()
+    after = (log.out + log.err).split('Hooks will be executed')[1]
+    first, *rest = after.splitlines()[1:]
+    assert ('before_train:' in rest) == (level == 'DEBUG')
+    if level == 'INFO':
+        assert 'CheckpointHook' in first and ', LCQHook' in first
+        assert not any('Hook' in line for line in rest)

@@ -1,9 +1,11 @@
 from unittest.mock import Mock
 
 import pytest
+from mmengine.config import Config
+from torch import nn
 
-from lcq_mmdet import LCQError
-from lcq_mmdet.report.runs import average_precision, load_run
+from lcq_mmdet import LCQError, convert_
+from lcq_mmdet.report.runs import average_precision, bits_text, load_run
 
 
 @pytest.fixture
@@ -46,3 +48,18 @@ def test_run_that_was_moved_is_opened_where_it_is(work_dir):
 def test_detector_that_finds_nothing_has_an_ap_of_0():
     found = average_precision(Mock(test=lambda: {}))
     assert found['mAP'] == 0 and set(found.values()) == {0.}
+
+
+@pytest.mark.parametrize('overrides, expected', [
+    ({}, '4/3'),
+    ({'2': dict(init='mse')}, '4/3'),
+    ({'*': dict(bits=2)}, '2/2'),
+    ({'2': dict(bits=2), '3': dict(weight_bits=3)}, 'mixed 3.5/3.2'),
+])
+def test_bits_of_a_model_are_told(overrides, expected):
+    model = nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(4)))
+    cfg = Config(dict(model=dict(overrides=overrides)))
+    assert bits_text(cfg, model) == 'float'
+    convert_(model, modules=['*'], weight_bits=4, act_bits=3,
+             first_layer_bits=5, overrides=overrides)
+    assert bits_text(cfg, model) == expected

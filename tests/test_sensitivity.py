@@ -1,5 +1,6 @@
 """What a layer alone loses, and the tool that proposes bits from it."""
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def test_proposal_is_within_the_budget_and_is_written_as_a_config(
     runs = read(config, 'report.json')
     assert [run['name'] for run in runs] == ['float', 'uniform bits',
                                              'proposal']
-    assert [run['bits'] for run in runs] == ['float', '4/4', 'mixed']
+    assert [run['bits'] for run in runs] == ['float', '4/4', runs[2]['bits']]
+    assert re.fullmatch(r'mixed (\d\.\d)/\1', runs[2]['bits'])
     uniform, proposal = (run['cost'] for run in runs[1:])
     assert proposal['macs'] == uniform['macs']
     for key in ('bytes', 'bops'):
@@ -64,11 +66,29 @@ def test_proposal_is_within_the_budget_and_is_written_as_a_config(
     # Repeated with another budget, no layer is measured again.
     monkeypatch.setattr(module._Opened, 'loss', None)
     flags = flags[:3] + ('--num-batches', '1', '--budget-mb')
-    assert tool(*flags, '1') == (0, [])
+    megabytes = runs[1]['cost']['bytes'] / 1e6
+    assert tool(*flags, megabytes) == (0, [])
     assert [run['name'] for run in read(config, 'report.json')] == [
         'float', 'proposal']
-    code, error = tool(*flags, '0.001')
-    assert code == 2 and 'the budget: ' in error[0]
+
+
+@pytest.mark.parametrize('flags, message', [
+    (('--budget-mb', '0.001'), r'is 0.001 MB, and the detector has [\d.]+ MB '
+     'with 2 bits in all layers; allow more'),
+    (('--budget-bits', '8'), 'nothing is to be chosen .* with 4 bits'),
+])
+def test_impossible_budget_is_told_before_anything_is_measured(
+        tool, config, flags, message):
+    code, error = tool('--bits', '2', '4', *flags)
+    assert code == 2 and re.match(f'error: the budget: {message}', error[0])
+    assert not Path(config.work_dir, 'values.json').exists()
+
+
+def test_cost_of_a_width_is_known_without_calibration(config):
+    sensitivity = Sensitivity(config, 'loss', 1)
+    expected = sensitivity.evaluate('all', 3)['cost']
+    assert sensitivity.cost(3, everywhere=False) == expected
+    assert sensitivity.cost(3)['bytes'] < expected['bytes']
 
 
 def test_what_was_measured_before_an_interruption_is_kept(config,

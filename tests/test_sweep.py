@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lcq_mmdet import LCQError, apply_lcq
+from lcq_mmdet.report.tables import map_table
 from lcq_mmdet.studies import sweep as module
 from lcq_mmdet.studies.rows import Row, pair_bits, plan
 from lcq_mmdet.studies.sweep import Sweep, check_float
@@ -175,7 +176,33 @@ def test_progressive_row_waits_for_the_one_it_starts_from(sweep_config,
         sweep.row_config(second)
     list(sweep.run())
     (Path(sweep.path(first)) / 'last_checkpoint').write_text('x/epoch_2.pth')
-    assert sweep.row_config(second).load_from == 'x/epoch_2.pth'
+    cfg = sweep.row_config(second)
+    assert cfg.load_from == 'x/epoch_2.pth'
+    # Clips and companders come along, as in the recorded results.
+    assert cfg.default_hooks.lcq.keep_quantizers
+    assert 'keep_quantizers' not in sweep.row_config(first).default_hooks.lcq
+
+
+def test_row_of_mixed_bits_is_called_so(sweep_config, measured):
+    mixed = {'model.overrides': {'neck': dict(bits=8)}}
+    variants = dict(lcq={}, mixed=mixed, other={'model.overrides': {
+        'neck': dict(init='mse')}})
+    rows = plan([(4, 4), (3, 3)], variants, [0, 1])
+    measured.errors['mixed_w3a3_seed1'] = RuntimeError('diverged')
+    records = run(sweep_config, rows, variants=variants)
+    texts = {(record['variant'], row.bits[0]): record['bits']
+             for row, record in zip(rows, records)}
+    assert texts == {
+        ('float', 32): 'float', ('lcq', 4): '4/4', ('lcq', 3): '3/3',
+        ('mixed', 4): 'mixed 5.3/5.3', ('mixed', 3): 'mixed 4.6/4.6',
+        ('other', 4): '4/4', ('other', 3): '3/3'
+    }
+    for row, record in zip(rows, records):
+        if row.variant == 'mixed':
+            assert f'mixed {record["weight_bits"]:.1f}/' in record['bits']
+    # The seed that failed is in the line of the others.
+    table = map_table(records)
+    assert '1 of 2' in table and table.count('mixed, fine-tuned') == 2
 
 
 def test_row_runs_with_its_bits_and_seed(sweep_config, tmp_path):
@@ -359,7 +386,7 @@ def test_pictures_show_the_lowest_widths_of_the_first_variant(
         sweep_config, monkeypatch):
     rows = plan([(8, 8), (4, 4), (3, 3), (2, 2)], ['lcq', 'uniform'], [0, 1],
                 float_control=True)
-    records = [{} for _ in rows]
+    records = [row.label() for row in rows]
     records[rows.index(Row('lcq', (3, 3), 0))] = dict(error='diverged')
     opened = []
     monkeypatch.setattr(module, 'load_run',

@@ -57,8 +57,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--progressive',
         action='store_true',
-        help='start each bit-width from the next higher one, with its clips '
-        'and thetas, and not from the float detector')
+        help='start each bit-width from the next higher one, and not from the '
+        'float detector; its clips and companders are kept, not calibrated '
+        'anew')
     parser.add_argument(
         '--no-train',
         action='store_true',

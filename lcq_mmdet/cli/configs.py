@@ -99,8 +99,22 @@ def join_launcher(cfg: Config) -> None:
         init_dist(cfg.launcher, **env_cfg.get('dist_cfg', {}))
 
 
+class BriefRunner(Runner):
+    """Train and test as mmengine does; the log lists each hook once.
+
+    mmengine's own list, 60 lines and more with every hook at every stage, is
+    there with ``log_level='DEBUG'``.
+    """
+
+    def get_hooks_info(self) -> str:
+        """Name the hooks, from the first to the last."""
+        if str(self.cfg.get('log_level')).upper() == 'DEBUG':
+            return super().get_hooks_info()
+        return ', '.join(type(hook).__name__ for hook in self.hooks)
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the runner that the config asks for."""
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    return BriefRunner.from_cfg(cfg)

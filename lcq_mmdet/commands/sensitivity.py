@@ -9,19 +9,24 @@ from lcq_mmdet.cli import check_files, join_launcher, load_config
 from lcq_mmdet.report.plots import plot_sensitivity
 from lcq_mmdet.report.records import write_csv, write_record, write_text
 from lcq_mmdet.report.tables import map_table, sensitivity_table
-from lcq_mmdet.studies.assign import assign_bits
+from lcq_mmdet.studies.assign import assign_bits, check_budget
 from lcq_mmdet.studies.sensitivity import COSTS, Sensitivity
 from lcq_mmdet.studies.sweep import check_float
 
 
 def find_budget(args: argparse.Namespace,
-                uniform: Optional[Dict[str, Any]]) -> Dict[str, float]:
-    """Collect the most that a detector may cost, by what it costs."""
+                uniform: Optional[Dict[str, float]]) -> Dict[str, float]:
+    """Collect the most that a detector may cost, by what it costs.
+
+    Args:
+        args: Arguments of the command.
+        uniform: What it costs with ``--budget-bits``, if they are given.
+    """
     given = dict(bytes=args.budget_mb and args.budget_mb * 1e6,
                  bops=args.budget_gbops and args.budget_gbops * 1e9)
     budget = {}
     for key in COSTS:
-        limits = [given[key], uniform and uniform['cost'][key]]
+        limits = [given[key], uniform and uniform[key]]
         limits = [limit for limit in limits if limit is not None]
         if limits:
             budget[key] = min(limits)
@@ -66,14 +71,21 @@ def main(args: argparse.Namespace) -> None:
     join_launcher(cfg)
 
     sensitivity = Sensitivity(cfg, args.criterion, args.num_batches)
+    widths = sorted(set(args.bits))
+    uniform = None
+    if args.budget_bits is not None:
+        uniform = sensitivity.cost(args.budget_bits, everywhere=False)
+    check_budget(
+        {bits: sensitivity.cost(bits) for bits in (widths[0], widths[-1])},
+        find_budget(args, uniform))
     rows: List[Dict[str, Any]] = []
-    for bits in sorted(set(args.bits)):
+    for bits in widths:
         measured, rest = sensitivity.layers(bits)
         rows += measured
     runs = [sensitivity.evaluate('float')]
     if args.budget_bits is not None:
         runs.append(sensitivity.evaluate('uniform bits', args.budget_bits))
-    budget = find_budget(args, runs[1] if runs[1:] else None)
+    budget = find_budget(args, runs[1]['cost'] if runs[1:] else None)
     chosen = assign_bits(
         rows, {key: most - rest[key]
                for key, most in budget.items()})

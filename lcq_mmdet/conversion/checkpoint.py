@@ -1,18 +1,21 @@
 """How a checkpoint fits a model."""
 from pickle import UnpicklingError
-from typing import Any, Dict, List, Mapping, NamedTuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
 
+import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError, some
 from lcq_mmdet.quantization.layers import lcq_layers
 
+from .predictors import is_last_layer
+
 #: What the metadata of a packed file's state dict keeps its layers under.
 PACKED = 'lcq_packed'
 _FLAG = '.weight_quantizer.packed'
 # A model has a value for these that a checkpoint without them stands for.
-_OPTIONAL = ('num_batches_tracked', _FLAG)
+_OPTIONAL = ('num_batches_tracked', _FLAG, '_quantizer.settings')
 
 
 class KeyMatch(NamedTuple):
@@ -23,10 +26,13 @@ class KeyMatch(NamedTuple):
         missing: Keys that only the model has, or has in another shape.
         unexpected: Keys that only the checkpoint has, or has in another
             shape.
+        resized: Those that both have in another shape: that of the
+            checkpoint, and that of the model.
     """
     matched: List[str]
     missing: List[str]
     unexpected: List[str]
+    resized: Dict[str, Tuple[torch.Size, torch.Size]] = {}
 
     def __str__(self) -> str:
         return (f'{len(self.matched)} keys matched, '
@@ -157,5 +163,69 @@ def match_keys(model: nn.Module, checkpoint: Mapping[str, Any]) -> KeyMatch:
         key for key, value in own.items()
         if key in given and given[key].shape == value.shape
     ]
+    resized = {
+        key: (given[key].shape, value.shape)
+        for key, value in own.items()
+        if key in given and given[key].shape != value.shape
+    }
     return KeyMatch(matched, sorted(own.keys() - set(matched)),
-                    sorted(given.keys() - set(matched)))
+                    sorted(given.keys() - set(matched)), resized)
+
+
+def of_other_classes(model: nn.Module, match: KeyMatch) -> List[str]:
+    """Name the layers that a checkpoint has for other numbers of classes.
+
+    They are the last ones of a head, and differ in their outputs alone.
+
+    Args:
+        model: The model that ``match`` compares with.
+        match: What :func:`match_keys` gives.
+    """
+    same: Dict[str, bool] = {}
+    for key, (found, wanted) in match.resized.items():
+        layer = key.rpartition('.')[0]
+        same[layer] = same.get(layer, True) and found[1:] == wanted[1:]
+    return [
+        layer for layer, is_alike in same.items()
+        if is_alike and 'head' in layer and is_last_layer(model, layer)
+    ]
+
+
+def match_quantizers_(model: nn.Module,
+                      checkpoint: Mapping[str, Any]) -> List[str]:
+    """Give a checkpoint the quantizers that a model has, in place.
+
+    Those that it lacks are added as they are in the model, and those that the
+    model lacks are left out, so that loading it has nothing to tell of them.
+
+    Args:
+        model: A converted model, not wrapped.
+        checkpoint: A state dict, or a dictionary with one as
+            ``state_dict``; ``module.`` before its keys is ignored.
+
+    Returns:
+        Names of the quantizers that were left out.
+    """
+    state: Dict[str, Tensor] = checkpoint.get('state_dict', checkpoint)
+    own = {
+        key: value
+        for key, value in model.state_dict().items() if _quantizer_of(key)
+    }
+    given = {key: _quantizer_of(key) for key in state}
+    found, wanted = set(given.values()), {_quantizer_of(key) for key in own}
+    for key, value in own.items():
+        # A weight that comes in float says by itself that it is not packed.
+        if _quantizer_of(key) not in found and not key.endswith(_FLAG):
+            state[key] = value
+    for key, name in given.items():
+        if name and name not in wanted:
+            del state[key]
+    return sorted(found - wanted - {''})
+
+
+def _quantizer_of(key: str) -> str:
+    """Name the quantizer that a key belongs to; empty for other keys."""
+    name = key.rpartition('.')[0]
+    if name.startswith('module.'):
+        name = name[len('module.'):]
+    return name if name.endswith('_quantizer') else ''

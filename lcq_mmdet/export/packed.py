@@ -24,7 +24,8 @@ The weight that the convolution used in training is, bit by bit,
 offsets and flags of all layers, in the manifest's order, are the rows of
 ``*.weight_quantizer.clip``, ``*.act_quantizer.theta`` and so on; a layer
 whose tensor has another shape keeps it under its own key, and is left out
-there. ``packed`` among them is true. Keys that share a tensor have it once.
+there. ``packed`` among them is true, and ``settings`` is not there, as the
+manifest has them. Keys that share a tensor have it once.
 
 **Metadata**, all of them text:
 

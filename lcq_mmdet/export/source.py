@@ -10,6 +10,7 @@ from lcq_mmdet.conversion.building import build_model
 from lcq_mmdet.conversion.checkpoint import (check_keys, read_checkpoint,
                                              state_of)
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.quantization.layers import lcq_quantizers
 
 _NUM_BATCHES = 8
 
@@ -43,6 +44,11 @@ def load_quantized(cfg: Config, path: str) -> Tuple[nn.Module, Dict[str, Any]]:
                        'fine-tune with lcq train first')
     check_keys(own, state, where)
     model.load_state_dict(state, strict=False)
+    for name, quantizer in lcq_quantizers(model):
+        if quantizer.misfit:
+            raise LCQError(f'{where}: does not fit the config, of {name} '
+                           f'{quantizer.misfit.reason}; give the config or '
+                           'the --bits of its training')
     return model.eval(), dict(checkpoint.get('meta', {}))
 
 

@@ -53,7 +53,12 @@ def export_packed(model: nn.Module,
             cannot be written; what is at ``path`` is as it was.
     """
     layers = check_exportable(model)
-    state, aliases = _distinct(model.state_dict())
+    # What quantizers were fitted for is in the manifest.
+    state, aliases = _distinct({
+        key: value
+        for key, value in model.state_dict().items()
+        if not key.endswith('_quantizer.settings')
+    })
     expected, tensors = dict(state), dict(state)
     for name in layers:
         if f'{name}.weight' in aliases:
@@ -149,6 +154,7 @@ def _common_keys(layers: Iterable[QuantizedLayer]) -> List[str]:
         f'.{key}': None
         for key in layer.state_dict()
         if key.startswith(('act_quantizer.', 'weight_quantizer.'))
+        and not key.endswith('.settings')
     } for layer in layers]
     return [key for key in own[0] if all(key in keys for keys in own)]
 

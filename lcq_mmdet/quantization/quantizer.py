@@ -12,6 +12,7 @@ from lcq_mmdet.functional import (MIN_DEVIATION, compress, deviation,
 
 from .config import QuantizerConfig
 from .fitting import fit_
+from .loading import Misfit, adapt_, settings_of
 
 _MAX_SAMPLES = 2**16
 
@@ -20,9 +21,13 @@ class LCQQuantizer(nn.Module):
     """Quantize one tensor with a learned clip and compander.
 
     The state is the parameters ``clip``, shape (), ``theta``, shape (K), and
-    ``offset``, shape (), and the buffers ``signed``, ``initialized`` and for
-    a weight ``packed``, shape () and bool. All have their final shape from
-    the start and are only ever filled in place.
+    ``offset``, shape (), the buffers ``signed``, ``initialized`` and for a
+    weight ``packed``, shape () and bool, and the buffer ``settings``, shape
+    (2) and int64, which says what the others were fitted for. All have their
+    final shape from the start and are only ever filled in place.
+
+    A state that was fitted for other settings is loaded as one that is not
+    initialized; ``misfit`` tells why.
 
     ``packed`` says that the weight came from a packed file, which has its
     quantized values and no others: it is used as it is, and not trained.
@@ -50,6 +55,7 @@ class LCQQuantizer(nn.Module):
     signed: Tensor
     initialized: Tensor
     packed: Optional[Tensor]
+    settings: Tensor
 
     def __init__(self, config: QuantizerConfig, is_weight: bool) -> None:
         super().__init__()
@@ -59,6 +65,8 @@ class LCQQuantizer(nn.Module):
         self.weight_norm = config.weight_norm if is_weight else 'none'
         #: Let the input pass as it is, as calibration does.
         self.bypass = False
+        #: Why what was loaded last is not used, if so.
+        self.misfit: Optional[Misfit] = None
         self.clip = nn.Parameter(torch.ones(()))
         self.theta = nn.Parameter(
             torch.zeros(config.num_intervals),
@@ -71,6 +79,8 @@ class LCQQuantizer(nn.Module):
         self.register_buffer('initialized', torch.tensor(False))
         self.register_buffer('packed',
                              torch.tensor(False) if is_weight else None)
+        self.register_buffer('settings',
+                             settings_of(self.bits, self.weight_norm))
         self._read_buffers()
 
     def _read_buffers(self) -> None:
@@ -79,8 +89,23 @@ class LCQQuantizer(nn.Module):
         self.is_initialized = bool(self.initialized)
         self.is_packed = self.packed is not None and bool(self.packed)
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        self.misfit = adapt_(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._read_buffers()
+
+    @torch.no_grad()
+    def discard_(self, misfit: Misfit) -> None:
+        """Make the values those of a quantizer not initialized, in place."""
+        self.misfit = misfit
+        self.initialized.fill_(False)
+        self._read_buffers()
+
+    @torch.no_grad()
+    def keep_(self) -> None:
+        """Use what was loaded, although it was fitted for other bits."""
+        self.misfit = None
+        self.initialized.fill_(True)
         self._read_buffers()
 
     @property
@@ -213,6 +238,7 @@ class LCQQuantizer(nn.Module):
         x = (x / self.scale(x)).flatten()
         stride = sample_stride(len(x), _MAX_SAMPLES)
         fit_(self, torch.cat([torch.stack(x.aminmax()), x[::stride]]))
+        self.misfit = None
         self.initialized.fill_(True)
         self._read_buffers()
 
@@ -260,9 +286,11 @@ class LCQQuantizer(nn.Module):
                     'the file was exported from')
             return x
         if not self.is_initialized:
+            why = f' ({self.misfit.reason})' if self.misfit else ''
             raise RuntimeError(
-                'this quantizer is not initialized: load an LCQ checkpoint, '
-                'or calibrate (LCQHook does before training and testing)')
+                f'this quantizer is not initialized{why}: load an LCQ '
+                'checkpoint that fits the config, or calibrate (LCQHook does '
+                'before training and testing)')
         if self.has_scale:
             scale = self.scale(x)
             return scale * self._quantize(x / scale)

@@ -1,7 +1,8 @@
 """Trained runs: found in their work directories and evaluated."""
 import os
 import os.path as osp
-from typing import Any, Dict, List, NamedTuple
+from statistics import mean
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 import torch
 from mmengine.config import Config
@@ -9,6 +10,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
+from lcq_mmdet.conversion.building import build_model, without_weights
 from lcq_mmdet.conversion.selection import unwrap
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.layers import lcq_layers
@@ -24,8 +26,7 @@ class Evaluation(NamedTuple):
 
     Attributes:
         name: Name of the work directory.
-        bits: Bits of weights and inputs, ``'4/4'`` where most layers have 4,
-            or ``'float'``.
+        bits: What :func:`bits_text` calls its bits.
         metrics: AP values in [0, 1] by the names of ``CocoMetric``.
         cost: Computed cost, on some of the test images.
         seed: Seed of the run's config, if it has one.
@@ -84,8 +85,8 @@ def evaluate(cfg: Config) -> Evaluation:
     with count_macs(model) as macs:
         num_images = forward_test_images(runner)
     return Evaluation(
-        osp.basename(osp.normpath(cfg.work_dir)), _bits(model), metrics,
-        cost(model, macs, num_images),
+        osp.basename(osp.normpath(cfg.work_dir)), bits_text(cfg, model),
+        metrics, cost(model, macs, num_images),
         cfg.get('randomness', {}).get('seed'), runner)
 
 
@@ -116,9 +117,51 @@ def forward_test_images(runner: Runner) -> int:
     return len(images)
 
 
-def _bits(model: nn.Module) -> str:
+def bits_text(cfg: Config, model: nn.Module) -> str:
+    """Tell the bits of weights and inputs of a model, built from its config.
+
+    Returns:
+        ``'4/4'`` where most layers have 4, ``'mixed 3.4/3.6'`` with the means
+        over layers where settings by pattern give some other bits, or
+        ``'float'``.
+    """
     bits: List[str] = [
         f'{layer.weight_quantizer.bits}/{layer.act_quantizer.bits}'
         for _, layer in lcq_layers(model)
     ]
-    return max(bits, key=bits.count) if bits else 'float'
+    if not bits:
+        return 'float'
+    if _sets_bits(cfg) and len(set(bits)) > 1:
+        return 'mixed {:.1f}/{:.1f}'.format(*_mean_bits(model))
+    return max(bits, key=bits.count)
+
+
+def mixed_bits(cfg: Config) -> Dict[str, Any]:
+    """Label the run of a config that gives layers different bits.
+
+    Returns:
+        ``bits`` as :func:`bits_text` has them, ``weight_bits`` and
+        ``act_bits``, the means over the quantized layers; nothing where
+        bits are not mixed.
+    """
+    if not _sets_bits(cfg):
+        return {}
+    model = build_model(Config(dict(cfg, model=without_weights(cfg.model))))
+    bits = bits_text(cfg, model)
+    if not bits.startswith('mixed'):
+        return {}
+    weight_bits, act_bits = _mean_bits(model)
+    return dict(bits=bits, weight_bits=weight_bits, act_bits=act_bits)
+
+
+def _sets_bits(cfg: Config) -> bool:
+    """Tell whether settings by pattern name bits."""
+    overrides = cfg.model.get('overrides') or {}
+    return any({'bits', 'weight_bits', 'act_bits'} & set(settings)
+               for settings in overrides.values())
+
+
+def _mean_bits(model: nn.Module) -> Tuple[float, float]:
+    layers = [layer for _, layer in lcq_layers(model)]
+    return (mean(layer.weight_quantizer.bits for layer in layers),
+            mean(layer.act_quantizer.bits for layer in layers))

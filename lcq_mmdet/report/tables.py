@@ -43,13 +43,13 @@ def map_table(rows: Sequence[Row], markdown: bool = False) -> str:
     has anything for it.
 
     Args:
-        rows: Dictionaries with ``name``, ``bits`` (``'W/A'`` or
-            ``'float'``) and either ``error`` or ``metrics``, AP values in
-            [0, 1] by the names of mmdet's ``CocoMetric``; -1 where there is
-            no such object. They may have ``cost``, the fields of
-            :class:`~lcq_mmdet.report.cost.Cost`, ``seconds_per_iter`` and
-            ``peak_memory`` in bytes. The first row is what the others are
-            compared with.
+        rows: Dictionaries with ``name``, ``bits`` (``'W/A'``,
+            ``'mixed W/A'`` or ``'float'``) and either ``error`` or
+            ``metrics``, AP values in [0, 1] by the names of mmdet's
+            ``CocoMetric``; -1 where there is no such object. They may have
+            ``cost``, the fields of :class:`~lcq_mmdet.report.cost.Cost`,
+            ``seconds_per_iter`` and ``peak_memory`` in bytes. The first row
+            is what the others are compared with.
         markdown: Whether to write Markdown.
     """
     baseline = rows[0]

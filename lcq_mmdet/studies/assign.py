@@ -6,6 +6,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from lcq_mmdet.errors import LCQError
 
+_UNITS = dict(bytes='MB', bops='MBOPs')
+
 
 def monotone_changes(rows: Sequence[Mapping[str, Any]]) -> List[float]:
     """Make what a layer loses fall with its bits, where noise makes it rise.
@@ -23,6 +25,36 @@ def monotone_changes(rows: Sequence[Mapping[str, Any]]) -> List[float]:
                   if other['layer'] == row['layer']
                   and other['bits'] >= row['bits'])) for row in rows
     ]
+
+
+def check_budget(costs: Mapping[int, Mapping[str, float]],
+                 budget: Mapping[str, float]) -> None:
+    """Check that a budget leaves something to choose.
+
+    Args:
+        costs: What the detector costs with so many bits in all layers, by
+            bits and by name.
+        budget: The most that it may cost, by name, such as ``bytes``.
+
+    Raises:
+        LCQError: If the lowest bits cost more, or the highest no more.
+    """
+    def tell(bits: int, key: str) -> str:
+        unit = _UNITS[key]
+        return (f'{budget[key] / 1e6:g} {unit}, and the detector has '
+                f'{costs[bits][key] / 1e6:g} {unit} with {bits} bits in all '
+                'layers')
+
+    lowest, highest = min(costs), max(costs)
+    for key, most in budget.items():
+        if most < costs[lowest][key]:
+            raise LCQError(f'the budget: is {tell(lowest, key)}; allow more')
+    if lowest < highest and all(
+            most >= costs[highest][key] for key, most in budget.items()):
+        raise LCQError(
+            'the budget: nothing is to be chosen within it; it is ' +
+            ', '.join(tell(highest, key) for key in budget) +
+            '; allow less, or add higher --bits')
 
 
 def assign_bits(rows: Sequence[Mapping[str, Any]],

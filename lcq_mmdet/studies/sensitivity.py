@@ -77,8 +77,7 @@ class Sensitivity:
             below it), and its own cost, ``bytes`` and ``bops`` an image; and
             what all that is not quantized costs.
         """
-        opened = _Opened(
-            self._config(bits, {'*': dict(bits=bits)}), self.num_batches)
+        opened = self._open(bits)
         missing = [
             name for name in opened.layers
             if f'{name} {bits}' not in self._values
@@ -103,11 +102,27 @@ class Sensitivity:
                     opened.num_images))
         if bar:
             bar.file.write('\n')
-        total = cost(opened.model, opened.macs, opened.num_images)._asdict()
+        total = opened.cost()
         return rows, {
             key: total[key] - sum(row[key] for row in rows)
             for key in COSTS
         }
+
+    def cost(self, bits: int, everywhere: bool = True) -> Dict[str, float]:
+        """Compute what a detector costs; nothing is calibrated or measured.
+
+        Args:
+            bits: Bits of weight and input, 2 to 8.
+            everywhere: Whether all layers have them, also those for which
+                the config sets others.
+        """
+        return self._open(bits, everywhere, is_calibrated=False).cost()
+
+    def _open(self, bits: int, everywhere: bool = True,
+              is_calibrated: bool = True) -> '_Opened':
+        overrides = {'*': dict(bits=bits)} if everywhere else {}
+        return _Opened(
+            self._config(bits, overrides), self.num_batches, is_calibrated)
 
     def evaluate(self,
                  name: str,
@@ -131,7 +146,7 @@ class Sensitivity:
             self._keep(key, evaluate(cfg).record())
         record = dict(self._values[key], name=name)
         if overrides:
-            record.update(bits='mixed', overrides=overrides)
+            record['overrides'] = overrides
         return record
 
     def _config(self, bits: int, overrides: Overrides) -> Config:
@@ -173,20 +188,29 @@ def _named(cfg: Config) -> Config:
 
 
 class _Opened:
-    """A calibrated detector whose layers are quantized one by one."""
+    """A detector whose layers are quantized one by one, once calibrated."""
 
-    def __init__(self, cfg: Config, num_batches: int) -> None:
+    def __init__(self,
+                 cfg: Config,
+                 num_batches: int,
+                 is_calibrated: bool = True) -> None:
         self._num_batches = num_batches
         self.runner = Runner.from_cfg(cfg)
         self.runner.call_hook('before_run')
         self.runner.load_or_resume()
         self.model: Any = unwrap(self.runner.model)
-        # This is where values are filled in that the checkpoint has not.
-        self.runner.call_hook('before_test')
         self.layers: Dict[str, QuantizedLayer] = dict(lcq_layers(self.model))
+        if is_calibrated:
+            # Values are filled in that the checkpoint has not.
+            self.runner.call_hook('before_test')
+        else:
+            self.quantize_only([])
         self.model.eval()
         with count_macs(self.model) as self.macs:
             self.num_images = forward_test_images(self.runner)
+
+    def cost(self) -> Dict[str, float]:
+        return cost(self.model, self.macs, self.num_images)._asdict()
 
     def quantize_only(self, names: Sequence[str]) -> None:
         for name, layer in self.layers.items():

@@ -23,7 +23,7 @@ from lcq_mmdet.conversion.model import apply_lcq, float_config
 from lcq_mmdet.errors import LCQError, some
 from lcq_mmdet.quantization.config import QUANTIZERS
 from lcq_mmdet.report.records import to_json, write_text
-from lcq_mmdet.report.runs import evaluate, load_run
+from lcq_mmdet.report.runs import evaluate, load_run, mixed_bits
 
 from .claim import claim_work_dir, read_json
 from .rows import Row
@@ -65,8 +65,8 @@ class Sweep:
         rows: What :func:`~lcq_mmdet.studies.rows.plan` lists.
         work_dir: Where rows and report go.
         progressive: Whether to start each fine-tuning from the next higher
-            bit-width's result, with its clips and thetas, and not from the
-            float detector.
+            bit-width's result, and not from the float detector. Its clips
+            and companders are kept as they are, not calibrated anew.
         variants: What each variant changes in the config, by its name: values
             by dotted keys, as ``--cfg-options`` has them.
 
@@ -119,6 +119,7 @@ class Sweep:
             return done
         mkdir_or_exist(self.path(row))
         try:
+            label.update(mixed_bits(self._model_config(row)))
             result = self._measure(row)
         except Exception as error:
             if row.is_start:
@@ -145,15 +146,7 @@ class Sweep:
 
     def row_config(self, row: Row) -> Config:
         """Make the config that a row runs with."""
-        cfg = float_config(self.cfg)
-        if not row.is_float:
-            weight_bits, act_bits = row.bits
-            cfg = apply_lcq(
-                self.cfg,
-                bits=None,
-                weight_bits=weight_bits,
-                act_bits=act_bits)
-            cfg.merge_from_dict(dict(self.variants[row.variant]))
+        cfg = self._model_config(row)
         cfg.work_dir = self.path(row)
         cfg.experiment_name = row.folder
         # Under one name, all rows would log to the folder of the first.
@@ -161,8 +154,22 @@ class Sweep:
             cfg.visualizer.name = row.folder
         if row.seed is not None:
             cfg.randomness = dict(cfg.get('randomness', {}), seed=row.seed)
-            if self.progressive and not row.is_float:
-                cfg.load_from = self._start(row) or cfg.load_from
+            quantized = self.progressive and not row.is_float
+            start = self._start(row) if quantized else None
+            if start:
+                cfg.load_from = start
+                cfg.default_hooks.lcq.keep_quantizers = True
+                print_log(f'LCQ sweep: {row.folder} starts from {start} and '
+                          'keeps its quantizers', 'current')
+        return cfg
+
+    def _model_config(self, row: Row) -> Config:
+        if row.is_float:
+            return float_config(self.cfg)
+        weight_bits, act_bits = row.bits
+        cfg = apply_lcq(
+            self.cfg, bits=None, weight_bits=weight_bits, act_bits=act_bits)
+        cfg.merge_from_dict(dict(self.variants[row.variant]))
         return cfg
 
     def fine_tuned_runs(self, records: Sequence[Dict[str, Any]],
@@ -191,7 +198,8 @@ class Sweep:
         configs = {'float': self.row_config(self.rows[0])}
         for bits in lowest:
             row = rows[bits]
-            configs[f'{row.variant} {row.bits_text}'] = load_run(
+            text = records[self.rows.index(row)]['bits']
+            configs[f'{row.variant} {text}'] = load_run(
                 self.path(row), self.cfg.get('launcher', 'none'))
         runners = {}
         for name, cfg in configs.items():

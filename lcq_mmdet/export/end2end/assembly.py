@@ -7,8 +7,8 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from ..graphs.network import (IMAGE, POOLED, DetectorNetwork, dense_head,
-                              second_stage_outputs)
+from ..graphs.heads import POOLED, dense_head, second_stage_outputs
+from ..graphs.network import IMAGE, DetectorNetwork
 from ..graphs.trace import export_module
 from .composition import Part, join
 from .dense import DenseCandidates, dense_candidates
@@ -42,7 +42,7 @@ class Assembly:
         self._before = preprocessing(detector.data_preprocessor, pipeline)
         self._head = dense_head(detector)
         names = self._network.outputs
-        if not self._network.has_second_stage:
+        if not self._network.region_heads:
             test_cfg, where = self._head.test_cfg, 'model.test_cfg'
             self._candidates = dense_candidates(self._head, test_cfg, names)
         else:

@@ -14,7 +14,8 @@ from lcq_mmdet.errors import LCQError
 
 from ..graphs.builder import with_outputs
 from ..graphs.detector import GraphDetector
-from ..graphs.network import IMAGE, DetectorNetwork, dense_head
+from ..graphs.heads import dense_head
+from ..graphs.network import IMAGE, DetectorNetwork
 from ..graphs.session import Graph
 from .assembly import NETWORK
 from .metadata import OUTPUTS

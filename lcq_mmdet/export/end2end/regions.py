@@ -140,20 +140,28 @@ class RegionBoxes(nn.Module):
 
 def check_second_stage(roi_head: Any) -> None:
     """Raise an ``LCQError`` unless a graph can hold a second stage."""
-    head, extractor = roi_head.bbox_head, roi_head.bbox_roi_extractor
-    layers: Sequence[Any] = extractor.roi_layers
-    problem = ''
-    if (type(head)._predict_by_feat_single is not
-            BBoxHead._predict_by_feat_single or head.custom_cls_channels
-            or type(head.bbox_coder) not in _CODERS or not head.with_reg):
-        problem = type(head).__name__
-    elif type(extractor) is not SingleRoIExtractor:
-        problem = type(extractor).__name__
-    elif not all(
-            type(layer) is RoIAlign and layer.aligned
-            and layer.pool_mode == 'avg' for layer in layers):
-        problem = f'{type(extractor).__name__}.roi_layer'
+    problem = (
+        type(roi_head).__name__ if isinstance(roi_head.bbox_head,
+                                              nn.ModuleList) else
+        type(roi_head.mask_head).__name__ if roi_head.with_mask else
+        _head_problem(roi_head.bbox_head, roi_head.bbox_roi_extractor))
     if problem:
         raise LCQError(f'{problem}: this second stage cannot be part of a '
                        'graph; export without --end2end, and mmdet computes '
                        'it')
+
+
+def _head_problem(head: Any, extractor: Any) -> str:
+    """Name what of a box head cannot be part of a graph, if anything."""
+    layers: Sequence[Any] = extractor.roi_layers
+    if (type(head)._predict_by_feat_single is not
+            BBoxHead._predict_by_feat_single or head.custom_cls_channels
+            or type(head.bbox_coder) not in _CODERS or not head.with_reg):
+        return type(head).__name__
+    if type(extractor) is not SingleRoIExtractor:
+        return type(extractor).__name__
+    if not all(
+            type(layer) is RoIAlign and layer.aligned
+            and layer.pool_mode == 'avg' for layer in layers):
+        return f'{type(extractor).__name__}.roi_layer'
+    return ''

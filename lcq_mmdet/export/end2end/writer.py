@@ -11,8 +11,8 @@ from torch import nn
 from lcq_mmdet.report.files import replacing
 
 from ..files import to_literal
+from ..graphs.heads import dense_head
 from ..graphs.metadata import DETECTOR, write_metadata
-from ..graphs.network import dense_head
 from ..graphs.writer import Export, export_onnx
 from .assembly import Assembly
 from .check import check_boxes

@@ -1,5 +1,5 @@
 """A detector whose network is a graph."""
-from typing import Any, List, Mapping, Sequence, Tuple
+from typing import Any, List, Mapping, Sequence
 
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from lcq_mmdet.errors import LCQError
 
 from ..engines import ENGINES, check_engine
+from .heads import (check_supported, dense_head, region_heads,
+                    second_stage_outputs)
 from .metadata import is_self_contained, load_graph
-from .network import (IMAGE, POOLED, check_supported, dense_head,
-                      dense_outputs, features, second_stage_outputs)
+from .network import IMAGE, dense_outputs, features
 from .session import Graph
 
 
@@ -20,7 +21,8 @@ class GraphDetector(BaseModel):
 
     Args:
         detector: Config of the float detector, or one that is built; of its
-            modules only what has no weights is used. Its box head is replaced.
+            modules only what has no weights is used. The heads that take
+            regions are replaced.
         path: File of ``lcq export``.
         config: The model's part of the config of the quantized detector.
         engine: ``'onnxruntime'`` or ``'openvino'``.
@@ -48,14 +50,14 @@ class GraphDetector(BaseModel):
         names = [value.name for value in model.graph.output]
         second = second_stage_outputs(names)
         self._names = [name for name in names if name not in second]
-        self._has_box_head = bool(second)
+        self._has_second_stage = bool(second)
         try:
             self._network = Graph(
                 model, [IMAGE], self._names, engine=engine)
-            if second:
-                self.detector.roi_head.bbox_head = _GraphHead(
-                    self.detector.roi_head.bbox_head,
-                    Graph(model, [POOLED], second, engine=engine))
+            for head in region_heads(self.detector):
+                head.replace_(_GraphHead(
+                    head.module,
+                    Graph(model, [head.input], head.outputs, engine=engine)))
         except LCQError as error:
             raise LCQError(f'{path}: {error}') from None
 
@@ -92,23 +94,24 @@ class GraphDetector(BaseModel):
         results = dense_head(detector).predict_by_feat(
             *dense_outputs(self._names, values),
             batch_img_metas=[sample.metainfo for sample in samples],
-            rescale=not self._has_box_head)
-        if self._has_box_head:
+            rescale=not self._has_second_stage)
+        if self._has_second_stage:
             results = detector.roi_head.predict(
                 features(self._names, values), results, samples, rescale=True)
         return detector.add_pred_to_datasample(samples, results)
 
 
 class _GraphHead(nn.Module):
-    """A box head whose layers are a graph."""
+    """A head that takes regions, whose layers are a graph."""
 
     def __init__(self, head: nn.Module, graph: Graph) -> None:
         super().__init__()
         self._head, self._graph = head, graph
 
-    def forward(self, pooled: Tensor) -> Tuple[Tensor, ...]:
-        """Compute scores and deltas of pooled features of regions."""
-        return self._graph(pooled)
+    def forward(self, pooled: Tensor) -> Any:
+        """Compute what the head does of pooled features of regions."""
+        found = self._graph(pooled)
+        return found if len(found) > 1 else found[0]
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -2,24 +2,21 @@
 
 A graph takes the preprocessed image and gives what the heads compute of it,
 raw. Decoding, suppression and everything else that mmdet does with that is
-left to mmdet. A detector with two stages has a second input, the features
-that mmdet pools for its regions, and the outputs of its second stage.
+left to mmdet. A detector with two stages has more inputs, the features that
+mmdet pools for the regions of each head, and the outputs of these heads.
 """
 from functools import cached_property
 from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
-from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
-from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox2roi, get_box_tensor
 from torch import Tensor, nn
 
-from lcq_mmdet.errors import LCQError
+from .heads import check_supported, dense_head, region_heads
 
-IMAGE, POOLED = 'image', 'pooled'
+IMAGE = 'image'
 _FEATURE, _HEAD = 'feature', 'head'
-_SECOND_STAGE = ('second_stage.cls_score', 'second_stage.bbox_pred')
 # The first is large enough for feature pyramids, the second for what shrinks
 # a map to a single pixel by layers without padding, as SSD does.
 _SIZES = ((128, 192), (384, 512))
@@ -29,8 +26,8 @@ class DetectorNetwork(nn.Module):
     """Compute the raw outputs of a detector as a flat tuple.
 
     Args:
-        detector: A detector with one dense head, and at most one second
-            stage of a box head without masks.
+        detector: A detector with one dense head, and heads of later stages
+            that :func:`~lcq_mmdet.export.graphs.heads.region_heads` lists.
 
     Attributes:
         inputs: Names of the inputs.
@@ -43,8 +40,8 @@ class DetectorNetwork(nn.Module):
         super().__init__()
         check_supported(detector)
         self.detector: Any = detector
-        self.has_second_stage = isinstance(detector, TwoStageDetector)
-        self.inputs = [IMAGE] + [POOLED] * self.has_second_stage
+        self.region_heads = region_heads(detector)
+        self.inputs = [IMAGE, *(head.input for head in self.region_heads)]
         # A new module is in training mode, which is not the detector's.
         self.training = detector.training
 
@@ -78,23 +75,25 @@ class DetectorNetwork(nn.Module):
         """Make inputs for two images of noise, ``height`` by ``width``."""
         generator = torch.Generator().manual_seed(0)
         inputs = [torch.randn(2, 3, height, width, generator=generator)]
-        if self.has_second_stage:
-            roi_head = self.detector.roi_head
+        for head in self.region_heads:
             inputs.append(
                 torch.randn(
                     3,
-                    roi_head.bbox_roi_extractor.out_channels,
-                    *roi_head.bbox_head.roi_feat_size,
+                    head.extractor.out_channels,
+                    *head.module.roi_feat_size,
                     generator=generator))
         return tuple(inputs)
 
     def pool(self, image: Tensor) -> Tuple[Tensor, ...]:
-        """Pool features of regions as mmdet does; nothing with one stage.
+        """Pool features of regions for each head; nothing with one stage.
+
+        All heads get the regions that the first stage proposes, also those
+        to which mmdet gives refined ones.
 
         Args:
             image: Preprocessed images, shape (batch, 3, height, width).
         """
-        if not self.has_second_stage:
+        if not self.region_heads:
             return ()
         size = tuple(image.shape[2:])
         samples = [
@@ -113,15 +112,16 @@ class DetectorNetwork(nn.Module):
             get_box_tensor(found.bboxes) if len(found) else whole
             for found in proposals
         ])
-        extractor = self.detector.roi_head.bbox_roi_extractor
-        return extractor(maps[:extractor.num_inputs], regions),
+        return tuple(
+            head.extractor(maps[:head.extractor.num_inputs], regions)
+            for head in self.region_heads)
 
     def compute(self, image: Tensor, *pooled: Tensor) -> Dict[str, Tensor]:
         """Compute the outputs by name.
 
         Args:
             image: Preprocessed images, shape (batch, 3, height, width).
-            *pooled: With a second stage, features of regions, shape
+            *pooled: Features of regions for each head that takes them, shape
                 (regions, channels, height, width).
         """
         features = self.detector.extract_feat(image)
@@ -129,35 +129,16 @@ class DetectorNetwork(nn.Module):
         for index, levels in enumerate(dense_head(self.detector)(features)):
             for level, value in enumerate(levels):
                 found[f'{_HEAD}.{index}.{level}'] = value
-        if self.has_second_stage:
+        if self.region_heads:
             for level, value in enumerate(features):
                 found[f'{_FEATURE}.{level}'] = value
-            outputs = self.detector.roi_head.bbox_head(*pooled)
-            found.update(zip(_SECOND_STAGE, outputs))
+        for head, values in zip(self.region_heads, pooled):
+            found.update(zip(head.outputs, head.compute(values)))
         return found
 
     def forward(self, *inputs: Tensor) -> Tuple[Tensor, ...]:
         """Compute the outputs in the order of their names."""
         return tuple(self.compute(*inputs).values())
-
-
-def check_supported(detector: nn.Module) -> None:
-    """Raise an ``LCQError`` unless a graph can stand in for the network."""
-    if isinstance(detector, SingleStageDetector):
-        return
-    name = type(detector).__name__
-    roi_head = getattr(detector, 'roi_head', None)
-    if (not isinstance(detector, TwoStageDetector)
-            or not isinstance(roi_head, StandardRoIHead) or roi_head.with_mask
-            or roi_head.with_shared_head or not detector.with_rpn):
-        raise LCQError(
-            f'{name}: cannot be exported to ONNX; detectors of one stage, and '
-            'those of two with one box head and no masks can')
-
-
-def dense_head(detector: Any) -> Any:
-    """Return the head that sees whole feature maps."""
-    return getattr(detector, 'bbox_head', None) or detector.rpn_head
 
 
 def dense_outputs(names: Sequence[str],
@@ -175,8 +156,3 @@ def features(names: Sequence[str], values: Sequence[Any]) -> Tuple[Any, ...]:
     """Select the feature maps among the outputs."""
     return tuple(value for name, value in zip(names, values)
                  if name.startswith(f'{_FEATURE}.'))
-
-
-def second_stage_outputs(names: Sequence[str]) -> List[str]:
-    """Select the names of the second stage's outputs; there may be none."""
-    return [name for name in names if name in _SECOND_STAGE]
