@@ -161,3 +161,9 @@ def test_plain_safetensors_file_is_a_state_dict(tmp_path):
     save_file(dict(weight=torch.arange(3.)), path)
     state = CheckpointLoader.load_checkpoint(path, 'cpu')['state_dict']
     assert state['weight'].tolist() == [0, 1, 2]
+
+
+def test_names_of_configs_are_unique():
+    """openmim finds a config of a package by its name."""
+    names = [path.name for path in CONFIGS.rglob('*.py')]
+    assert len(names) == len(set(names))

@@ -1,5 +1,5 @@
 _base_ = [
-    '../_base_/models/faster-rcnn_r18_bccd.py',
+    '../_base_/models/faster-rcnn_r18_fpn_bccd.py',
     '../_base_/datasets/bccd_detection.py',
     '../_base_/schedules/lcq_adamw_4e.py', '../_base_/seeded_runtime.py'
 ]

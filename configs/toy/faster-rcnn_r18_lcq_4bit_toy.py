@@ -1,5 +1,5 @@
 _base_ = [
-    '../_base_/models/faster-rcnn_r18_toy.py',
+    '../_base_/models/faster-rcnn_r18_fpn_toy.py',
     '../_base_/datasets/toy_coco_detection.py',
     '../_base_/schedules/lcq_adamw_2e.py', '../_base_/seeded_runtime.py'
 ]
