@@ -9,12 +9,12 @@ from lcq_mmdet.cli import (add_launcher_arguments, check_files, join_launcher,
                            load_config)
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import check_bits
-from lcq_mmdet.report.plots import plot_sensitivity
+from lcq_mmdet.report.curves import plot_sensitivity
 from lcq_mmdet.report.records import write_csv, write_record, write_text
 from lcq_mmdet.report.tables import map_table, sensitivity_table
 from lcq_mmdet.studies.assign import assign_bits
 from lcq_mmdet.studies.sensitivity import COSTS, CRITERIA, Sensitivity
-from lcq_mmdet.studies.sweep import check_float
+from lcq_mmdet.studies.start import check_float
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,7 +1,10 @@
 """Report mAP per bit-width: from a float detector to 8, 4, 3 and 2 bits."""
 import argparse
+import json
 import os.path as osp
 import re
+from functools import partial
+from pathlib import Path
 from typing import Any, Dict, List
 
 from mmengine.config import DictAction
@@ -12,11 +15,16 @@ from lcq_mmdet.cli import (add_launcher_arguments, check_files, join_launcher,
                            load_config, read_config)
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.config import QUANTIZERS
-from lcq_mmdet.report.plots import plot_detections, plot_levels, plot_map
-from lcq_mmdet.report.records import write_csv, write_markdown, write_record
+from lcq_mmdet.report.curves import plot_map
+from lcq_mmdet.report.files import held
+from lcq_mmdet.report.plots import plot_detections, plot_levels
+from lcq_mmdet.report.records import (to_json, write_csv, write_markdown,
+                                      write_record)
 from lcq_mmdet.report.tables import map_table
-from lcq_mmdet.studies.rows import pair_bits, plan
-from lcq_mmdet.studies.sweep import VARIANTS, Sweep, check_float
+from lcq_mmdet.studies.claim import held_by_main, on_main
+from lcq_mmdet.studies.rows import pair_bits, parse_bits, plan
+from lcq_mmdet.studies.start import check_float
+from lcq_mmdet.studies.sweep import VARIANTS, Sweep
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,16 +32,19 @@ def parse_args() -> argparse.Namespace:
         description=__doc__,
         epilog='The config is a float or a quantized one, and its load_from '
         'the float checkpoint (--cfg-options load_from=...). Rows that are '
-        'done are not run again: repeat the command to go on.')
+        'done are not run again: repeat the command to go on. Start it '
+        'several times, also on other machines with the same folder, and '
+        'each process takes other rows.')
     parser.add_argument('config', help='path of a config, or mmdet::...')
     add_launcher_arguments(parser)
     parser.add_argument(
         '--bits',
-        type=int,
+        type=parse_bits,
         nargs='+',
         metavar='B',
-        help='bits of weights and inputs, 2 to 8; 32 is the float detector, '
-        'which is always evaluated (default: 32 8 4 3 2)')
+        help='bits of weights and inputs, 2 to 8, or of either, such as w4a8; '
+        '32 is the float detector, which is always evaluated (default: '
+        '32 8 4 3 2)')
     parser.add_argument(
         '--weight-bits',
         type=int,
@@ -122,6 +133,16 @@ def write_report(records: List[Dict[str, Any]], out_dir: str,
     write_markdown(osp.join(out_dir, 'report.md'), records, pictures)
 
 
+def is_reported(records: List[Dict[str, Any]], out_dir: str) -> bool:
+    """Tell whether there is a report of these records, with pictures."""
+    files = [osp.join(out_dir, name) for name in ('report.json', 'report.md')]
+    if not all(map(osp.isfile, files)):
+        return False
+    report, text = (Path(file).read_text(encoding='utf-8') for file in files)
+    return (json.loads(report)['rows'] == json.loads(to_json(records))
+            and '![' in text)
+
+
 def main() -> None:
     args = parse_args()
     widths = pair_bits(args.bits, args.weight_bits, args.act_bits)
@@ -134,17 +155,25 @@ def main() -> None:
     check_float(cfg)
     join_launcher(cfg)
 
-    sweep = Sweep(cfg, rows, cfg.work_dir, args.progressive, variants)
+    folder = cfg.work_dir
+    sweep = Sweep(cfg, rows, folder, args.progressive, variants)
+    lock = osp.join(folder, '.report')
     for records in sweep.run():
         if is_main_process():
-            write_report(records, cfg.work_dir, {})
-    # Building a runner takes all ranks.
-    runs = sweep.fine_tuned_runs(records)
+            with held(lock, wait=True):
+                write_report(records, folder, {})
+    with held_by_main(lock, wait=True):
+        # Another process may have written the whole one.
+        if not (sweep.is_shared and on_main(
+                partial(is_reported, records, folder))):
+            # Building a runner takes all ranks.
+            runs = sweep.fine_tuned_runs(records)
+            if is_main_process():
+                write_report(records, folder, draw(runs, records, folder))
     if is_main_process():
-        write_report(records, cfg.work_dir, draw(runs, records, cfg.work_dir))
         print(f'\nCOCO box AP on the test images:\n{map_table(records)}')
         for name in ('report.md', 'report.json', 'report.csv'):
-            print('written:', osp.abspath(osp.join(cfg.work_dir, name)))
+            print('written:', osp.abspath(osp.join(folder, name)))
     barrier()
     failed = [row for row in records if 'error' in row]
     if failed:

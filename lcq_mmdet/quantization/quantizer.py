@@ -45,7 +45,7 @@ class LCQQuantizer(nn.Module):
             and normalized, or its input.
     """
     clip: nn.Parameter
-    theta: nn.Parameter
+    theta: Tensor
     offset: Optional[nn.Parameter]
     signed: Tensor
     initialized: Tensor
@@ -59,19 +59,23 @@ class LCQQuantizer(nn.Module):
         self.weight_norm = config.weight_norm if is_weight else 'none'
         #: Let the input pass as it is, as calibration does.
         self.bypass = False
-        self.clip = nn.Parameter(torch.ones(()))
-        self.theta = nn.Parameter(
-            torch.zeros(config.num_intervals),
-            requires_grad=config.quantizer == 'lcq')
-        kind = config.signed_weight if is_weight else config.signed_act
-        self.register_parameter(
-            'offset',
-            None if kind == 'symmetric' else nn.Parameter(torch.zeros(())))
+        self._add_parameters()
         self.register_buffer('signed', torch.tensor(True))
         self.register_buffer('initialized', torch.tensor(False))
         self.register_buffer('packed',
                              torch.tensor(False) if is_weight else None)
         self._read_buffers()
+
+    def _add_parameters(self) -> None:
+        config = self.config
+        self.clip = nn.Parameter(torch.ones(()))
+        self.theta = nn.Parameter(
+            torch.zeros(config.num_intervals),
+            requires_grad=config.quantizer == 'lcq')
+        kind = config.signed_weight if self.is_weight else config.signed_act
+        self.register_parameter(
+            'offset',
+            None if kind == 'symmetric' else nn.Parameter(torch.zeros(())))
 
     def _read_buffers(self) -> None:
         """Mirror the buffers on the host, so that forward never waits."""
@@ -79,8 +83,13 @@ class LCQQuantizer(nn.Module):
         self.is_initialized = bool(self.initialized)
         self.is_packed = self.packed is not None and bool(self.packed)
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        own = [f'{prefix}{key}' for key, _ in self.named_parameters()]
+        if f'{prefix}initialized' in state_dict and not all(
+                key in state_dict for key in own):
+            # The state of another kind of quantizer.
+            self.initialized.fill_(False)
         self._read_buffers()
 
     @property
@@ -210,11 +219,13 @@ class LCQQuantizer(nn.Module):
         """
         self.signed.fill_(signed)
         self._read_buffers()
-        x = (x / self.scale(x)).flatten()
-        stride = sample_stride(len(x), _MAX_SAMPLES)
-        fit_(self, torch.cat([torch.stack(x.aminmax()), x[::stride]]))
+        self._fit_((x / self.scale(x)).flatten())
         self.initialized.fill_(True)
         self._read_buffers()
+
+    def _fit_(self, x: Tensor) -> None:
+        stride = sample_stride(len(x), _MAX_SAMPLES)
+        fit_(self, torch.cat([torch.stack(x.aminmax()), x[::stride]]))
 
     def broadcast_(self) -> None:
         """Take over the state of rank 0, in place."""
