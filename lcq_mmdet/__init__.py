@@ -6,8 +6,8 @@ from .conversion.config import ConversionConfig
 from .conversion.convert import ConversionSummary, convert_
 from .conversion.model import LCQModel, apply_lcq, float_config
 from .errors import LCQError
-from .hooks import (LCQDampeningHook, LCQDistillHook, LCQHook,
-                    LCQMonitorHook, LCQPreciseBNHook)
+from .hooks import (LCQDampeningHook, LCQDistillHook, LCQHook, LCQMonitorHook,
+                    LCQPreciseBNHook)
 from .quantization.calibration import calibrate_
 from .quantization.config import QuantizerConfig
 from .quantization.layers import LCQConv2d, LCQLinear

@@ -29,8 +29,10 @@ def record(variant='float', bits=(32, 32), ap=0.5, **seed):
 def test_inputs_of_other_bits_are_a_curve_of_their_own(drawn):
     curves.plot_map([
         record(ap=0.6), record('lcq', (4, 4), 0.5, seed=0),
-        record('lcq', (2, 2), 0.3, seed=0), record('lcq', (4, 8), 0.55, seed=0),
-        record('lcq', (2, 8), 0.4, seed=0), record('lsq', (2, 2), 0.2, seed=0)
+        record('lcq', (2, 2), 0.3, seed=0),
+        record('lcq', (4, 8), 0.55, seed=0),
+        record('lcq', (2, 8), 0.4, seed=0),
+        record('lsq', (2, 2), 0.2, seed=0)
     ], 'map.png')
     axes = drawn[0].axes[0]
     points = {bars.get_label(): (bars[0].get_xdata().tolist(),

@@ -164,6 +164,7 @@ def test_report_is_not_written_before_the_float_detector_is_known(
     assert next(sweep.run())[0]['name'] == 'float'
 
 
+@pytest.mark.slow
 def test_tool_goes_on_where_a_killed_one_was(sweep_config, tmp_path):
     sweep_config.merge_from_dict({
         f'{split}_dataloader.num_workers': 0
@@ -184,7 +185,7 @@ def test_tool_goes_on_where_a_killed_one_was(sweep_config, tmp_path):
             break
     killed.kill()
     killed.communicate()
-    output, _ = other.communicate(timeout=200)
+    output, _ = other.communicate(timeout=600)
     assert other.returncode == 0, output[-3000:]
     folder = tmp_path / 'sweep'
     rows = json.loads((folder / 'report.json').read_text())['rows']

@@ -22,7 +22,7 @@ def is_saved_now(hook: Hook, runner: Runner) -> bool:
 def check_converging(runner: Runner,
                      iteration: int,
                      outputs: Optional[Dict[str, Any]] = None) -> None:
-    """Check that quantized layers and loss are finite, clips and steps positive.
+    """Check that quantized layers and loss are finite, and clips positive.
 
     Args:
         runner: A runner that trains a converted model.

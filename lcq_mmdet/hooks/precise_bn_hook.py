@@ -3,7 +3,7 @@ from typing import Any, List, Optional
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
@@ -106,8 +106,8 @@ def estimate_norms_(model: Any, norms: List[_BatchNorm],
         norms: Layers of it; one that no batch reaches stays as it is.
         batches: What its data loader gives, one or more.
     """
-    before = [(norm.running_mean.clone(), norm.running_var.clone(),
-               norm.num_batches_tracked.clone()) for norm in norms]
+    before = [[value.clone() for value in _statistics(norm)]
+              for norm in norms]
     # Batches are wrapped, for update_bn would take the first of a list.
     update_bn(({'batch': batch} for batch in batches), _Training(model, norms))
     for norm, values in zip(norms, before):
@@ -129,9 +129,12 @@ class _Training(nn.Module):
             model.data_preprocessor(wrapped['batch'], True), mode='loss')
 
 
-def _fill_(norm: _BatchNorm, values: Any) -> None:
-    own = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    for tensor, value in zip(own, values):
+def _statistics(norm: Any) -> List[Tensor]:
+    return [norm.running_mean, norm.running_var, norm.num_batches_tracked]
+
+
+def _fill_(norm: nn.Module, values: List[Tensor]) -> None:
+    for tensor, value in zip(_statistics(norm), values):
         tensor.copy_(value)
 
 
@@ -139,5 +142,4 @@ def _copy_norms_(source: nn.Module, target: nn.Module,
                  norms: List[_BatchNorm]) -> None:
     for own, copied in zip(source.modules(), target.modules()):
         if any(own is norm for norm in norms):
-            _fill_(copied, (own.running_mean, own.running_var,
-                            own.num_batches_tracked))
+            _fill_(copied, _statistics(own))

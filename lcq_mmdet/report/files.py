@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole or not at all, and held by one process."""
+"""Files that are replaced as a whole or not at all, and locks."""
 import errno
 import logging
 import os

@@ -2,8 +2,7 @@
 import re
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
-from typing import (Any, Dict, Iterable, List, Optional, Sequence, Tuple,
-                    Union)
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import check_bits
