@@ -7,7 +7,7 @@ from mmengine.config import DictAction
 # Choices, which the package lists where it uses them.
 ENGINES = ('onnxruntime', 'openvino')
 CRITERIA = ('loss', 'mAP')
-QUANTIZERS = ('lcq', 'uniform')
+QUANTIZERS = ('lcq', 'uniform', 'lsq')
 
 
 def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:

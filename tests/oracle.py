@@ -1,4 +1,4 @@
-"""The quantizer and its gradients, written out in scalar float64."""
+"""Quantizers and their gradients, written out in scalar float64."""
 import math
 from typing import List, NamedTuple, Sequence
 
@@ -47,3 +47,25 @@ def lcq(x: Sequence[float], dy: Sequence[float], clip: float,
     dp = [K * dgamma[j] + sum(dbeta[j + 1:]) for j in range(K)]
     mean = sum(a * b for a, b in zip(p, dp))
     return Gradients(ys, dxs, dclip, [p[j] * (dp[j] - mean) for j in range(K)])
+
+
+class StepGradients(NamedTuple):
+    y: List[float]
+    x: List[float]
+    step: float
+
+
+def lsq(x: Sequence[float], dy: Sequence[float], step: float, bits: int,
+        signed: bool, num_values: int) -> StepGradients:
+    """Do so with LSQ; its N is ``num_values``."""
+    lowest = -2**(bits - 1) if signed else 0
+    highest = 2**(bits - 1) - 1 if signed else 2**bits - 1
+    ys, dxs, dstep = [], [], 0.
+    for value, grad in zip(x, dy):
+        v = value / step
+        inside = lowest < v < highest
+        code = round(v) if inside else lowest if v <= lowest else highest
+        ys.append(code * step)
+        dxs.append(grad if inside else 0.)
+        dstep += grad * (code - v if inside else code)
+    return StepGradients(ys, dxs, dstep / math.sqrt(num_values * highest))

@@ -207,6 +207,11 @@ good_settings = st.fixed_dictionaries({}, optional=dict(
        st.sampled_from([{}, {'backbone': dict(bits=8)},
                         {'*': dict(init='mse'), '*.1': dict(act_bits=2)}]))
 def test_right_options_are_accepted(options, modules, overrides):
+    if options.get('quantizer') == 'lsq':
+        # It has none of these.
+        for key in ('init', 'weight_norm', 'signed_weight', 'signed_act'):
+            options.pop(key, None)
+        overrides = {'backbone': dict(bits=8)} if overrides else {}
     model = LCQModel('BadInputNet', modules=modules, overrides=overrides,
                      **options)
     assert list(lcq_layers(model))

@@ -7,7 +7,7 @@ from lcq_mmdet import LCQError, QuantizerConfig
     (dict(bits=1), 'bits=1: must be an integer from 2 to 8'),
     (dict(weight_bits=9), 'weight_bits=9: must be an integer from 2 to 8'),
     (dict(act_bits=4.0), r'act_bits=4\.0: must be an integer from 2 to 8'),
-    (dict(quantizer='lsq'), "quantizer='lsq': must be one of 'lcq', 'unif"),
+    (dict(quantizer='pact'), "quantizer='pact': must be one of 'lcq', 'uni"),
     (dict(init='minmax'), "init='minmax': must be one of 'lloyd_max', 'mse'"),
     (dict(weight_norm=True), "weight_norm=True: must be one of 'std'"),
     (dict(num_intervals=1), 'num_intervals=1: must be an integer of 2'),

@@ -22,11 +22,11 @@ import torch
 from mmengine.runner import Runner
 
 from lcq_mmdet.hooks import lcq_hook
-from lcq_mmdet.studies import sweep
+from lcq_mmdet.studies import measuring
 
 torch.cuda.set_device = lambda device: None
 rank = os.environ['RANK']
-lcq_hook._SEED, sweep._FLOAT_ITERS = int(rank), 2
+lcq_hook._SEED, measuring._FLOAT_ITERS = int(rank), 2
 replace, train = os.replace, Runner.train
 
 
@@ -137,6 +137,7 @@ cfg = make_config(
     model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None),
     **{
         'model.batch_norm': False,
+        'default_hooks.lcq_dampening.type': 'LCQDampeningHook',
         'train_dataloader.batch_size': 8 // world
     })
 runner = train(cfg)
@@ -155,7 +156,8 @@ def test_two_ranks_learn_what_one_does_with_the_same_batch(tmp_path):
     os.rename(tmp_path / 'calibrated/epoch_1.pth', tmp_path / 'calibrated.pth')
     runner = train(make_config(
         tmp_path / 'one', load_from=str(tmp_path / 'calibrated.pth'),
-        **no_norm))
+        **no_norm,
+        **{'default_hooks.lcq_dampening.type': 'LCQDampeningHook'}))
     (tmp_path / 'rank.py').write_text(CLASSIFIER)
     result = launch([str(Path(__file__).parent)], tmp_path)
     assert result.returncode == 0, result.stderr[-5000:]

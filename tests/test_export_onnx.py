@@ -27,6 +27,7 @@ CASES = {
         out_bits=8, signed_act='symmetric', weight_norm='channel'),
     'head': dict(
         quantizer='uniform', modules=('backbone', 'neck', 'bbox_head')),
+    'step sizes': dict(bits=2, quantizer='lsq'),
     'two stages': dict(detector='FasterRCNN'),
     'two stages, W2A2': dict(detector='FasterRCNN', bits=2),
     'two stages, all': dict(detector='FasterRCNN', modules=('*', )),

@@ -94,8 +94,9 @@ def test_not_a_number_stays():
 @torch.no_grad()
 @pytest.mark.parametrize('options', [
     dict(bits=2), dict(bits=4, signed_act='symmetric'),
-    dict(bits=4, first_layer_bits=None, out_bits=6, last_layer_bits=None)],
-    ids=['W2A2', 'symmetric', '6 bits'])
+    dict(bits=4, first_layer_bits=None, out_bits=6, last_layer_bits=None),
+    dict(bits=3, quantizer='lsq')],
+    ids=['W2A2', 'symmetric', '6 bits', 'LSQ'])
 def test_exact_integers_have_the_levels_of_training(options, tmp_path):
     """What 8-bit layers read and multiply by is bit by bit what torch has."""
     cfg = make_config(**{'out_bits': 8, **options})

@@ -1,5 +1,6 @@
 """The sweep without its trainings: which rows, in what order, and when."""
 import os
+from argparse import ArgumentTypeError
 from functools import partial
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -7,11 +8,14 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
+from lcq_cli.parsers.sweep import parse_bits
 from lcq_mmdet import LCQError, apply_lcq
 from lcq_mmdet.report.tables import map_table
+from lcq_mmdet.studies import measuring
 from lcq_mmdet.studies import sweep as module
 from lcq_mmdet.studies.rows import Row, pair_bits, plan
-from lcq_mmdet.studies.sweep import Sweep, check_float
+from lcq_mmdet.studies.start import check_float
+from lcq_mmdet.studies.sweep import Sweep
 
 needs_full = pytest.mark.skipif(
     not os.path.exists('/dev/full'), reason='needs a device that is full')
@@ -25,6 +29,8 @@ ROWS = plan([(4, 4), (2, 2)], ['lcq'], [0])
     (None, [4], [2, 8], [(4, 8), (4, 2)]),
     (None, [2, 3], [4], [(3, 4), (2, 4)]),
     ([4], [4], [4], [(4, 4)]),
+    ([2, (4, 8), (2, 8), 4, 32], None, None,
+     [(4, 8), (4, 4), (2, 8), (2, 2)]),
 ])
 def test_bits_are_paired_from_the_highest_down(bits, weight, act, pairs):
     assert pair_bits(bits, weight, act) == pairs
@@ -39,6 +45,18 @@ def test_bits_are_2_to_8_or_32(value):
         lists = {'weight_bits': [4], 'act_bits': [4], key: [value]}
         with pytest.raises(LCQError, match=f'^{key}={value}: must be'):
             pair_bits(None, **lists)
+
+
+def test_bits_of_weights_and_inputs_are_given_apart():
+    assert [parse_bits(t) for t in ('4', 'w4a8', 'W2A8', '32')] == [
+        4, (4, 8), (2, 8), 32]
+    for text in ('w4', 'a8', '4a8', 'four', '-4', 'w4a8 ', ''):
+        with pytest.raises(ArgumentTypeError, match='such as w4a8'):
+            parse_bits(text)
+    for pair, message in (((4, 9), 'bits=w4a9: act_bits=9: must be'),
+                          ((32, 8), 'bits=w32a8: weight_bits=32: must be')):
+        with pytest.raises(LCQError, match=message):
+            pair_bits([pair], None, None)
 
 
 def test_plan_is_the_float_row_and_each_width_without_and_with_training():
@@ -356,8 +374,8 @@ def train(sweep_config, monkeypatch):
             (folder / 'last_checkpoint').write_text(str(folder / ends_with))
             return dict(peak_memory=5)
 
-        monkeypatch.setattr(module, '_measure_training', measure)
-        result = module._train(sweep_config.copy())
+        monkeypatch.setattr(measuring, '_measure_training', measure)
+        result = measuring.train_row(sweep_config.copy())
         return configs[-1], result
 
     return train

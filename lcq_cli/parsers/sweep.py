@@ -1,9 +1,34 @@
 """Report mAP per bit-width: from a float detector to 8, 4, 3 and 2 bits."""
 import argparse
 import re
-from typing import Optional
+from typing import Optional, Tuple, Union
 
-from ..shared import QUANTIZERS, add_launcher_arguments
+from ..shared import QUANTIZERS, add_launcher_arguments, check_bits
+
+_FLOAT = 32
+
+
+def parse_bits(text: str) -> Union[int, Tuple[int, int]]:
+    """Read a bit-width of the command line.
+
+    Args:
+        text: Bits of weights and inputs alike, ``'4'``, or those of either,
+            ``'w4a8'``.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is neither.
+
+    Examples:
+        >>> parse_bits('4'), parse_bits('w4a8')
+        (4, (4, 8))
+    """
+    found = re.fullmatch(r'(\d+)|w(\d+)a(\d+)', text.lower())
+    if not found:
+        raise argparse.ArgumentTypeError(
+            f'{text!r}: must be 2 to 8, {_FLOAT} for float, or of either, '
+            'such as w4a8')
+    both, weight, act = found.groups()
+    return int(both) if both else (int(weight), int(act))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -11,16 +36,19 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog='The config is a float or a quantized one, and its load_from '
         'the float checkpoint (--cfg-options load_from=...). Rows that are '
-        'done are not run again: repeat the command to go on.')
+        'done are not run again: repeat the command to go on. Start it '
+        'several times, also on other machines with the same folder, and '
+        'each process takes other rows.')
     parser.add_argument('config', help='path of a config, or mmdet::...')
     add_launcher_arguments(parser)
     parser.add_argument(
         '--bits',
-        type=int,
+        type=parse_bits,
         nargs='+',
         metavar='B',
-        help='bits of weights and inputs, 2 to 8; 32 is the float detector, '
-        'which is always evaluated (default: 32 8 4 3 2)')
+        help='bits of weights and inputs, 2 to 8, or of either, such as w4a8; '
+        '32 is the float detector, which is always evaluated (default: '
+        '32 8 4 3 2)')
     parser.add_argument(
         '--weight-bits',
         type=int,
@@ -75,4 +103,10 @@ def check(args: argparse.Namespace) -> Optional[str]:
             return (f'--variant {name!r}: must be a name of its own, of '
                     'letters, digits, "_", "-" and "."')
         names.append(name)
-    return None
+    pairs = [
+        value if isinstance(value, tuple) else (value, )
+        for value in args.bits or () if value != _FLOAT
+    ]
+    return (check_bits('--bits', *(bits for pair in pairs for bits in pair))
+            or check_bits('--weight-bits', *(args.weight_bits or ()))
+            or check_bits('--act-bits', *(args.act_bits or ())))

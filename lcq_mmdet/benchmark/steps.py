@@ -13,7 +13,6 @@ from lcq_mmdet.conversion.building import init_weights_, without_weights
 from lcq_mmdet.conversion.model import apply_lcq, float_config
 from lcq_mmdet.conversion.optimizer import CONSTRUCTOR
 from lcq_mmdet.quantization.calibration import calibrate_
-from lcq_mmdet.quantization.config import QUANTIZERS
 
 from .memory import peak_allocation
 
@@ -48,7 +47,7 @@ class TrainingSteps:
         # is slower, which is no matter of quantization.
         configs = {'float': float_config(cfg)}
         configs['float'].optim_wrapper.setdefault('constructor', CONSTRUCTOR)
-        for quantizer in QUANTIZERS[::-1]:
+        for quantizer in ('uniform', 'lcq'):
             # Else a float detector with frozen stages would train less.
             configs[quantizer] = apply_lcq(
                 cfg,

@@ -6,12 +6,12 @@ from typing import Any, Dict, List, Optional
 from mmengine.dist import barrier, is_main_process
 
 from lcq_mmdet.cli import check_files, join_launcher, load_config
-from lcq_mmdet.report.plots import plot_sensitivity
+from lcq_mmdet.report.curves import plot_sensitivity
 from lcq_mmdet.report.records import write_csv, write_record, write_text
 from lcq_mmdet.report.tables import map_table, sensitivity_table
 from lcq_mmdet.studies.assign import assign_bits, check_budget
 from lcq_mmdet.studies.sensitivity import COSTS, Sensitivity
-from lcq_mmdet.studies.sweep import check_float
+from lcq_mmdet.studies.start import check_float
 
 
 def find_budget(args: argparse.Namespace,

@@ -1,6 +1,9 @@
 """Report mAP per bit-width: from a float detector to 8, 4, 3 and 2 bits."""
 import argparse
+import json
 import os.path as osp
+from functools import partial
+from pathlib import Path
 from typing import Any, Dict, List
 
 from mmengine.config import DictAction
@@ -9,11 +12,16 @@ from mmengine.runner import Runner
 
 from lcq_mmdet.cli import check_files, join_launcher, load_config, read_config
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.report.plots import plot_detections, plot_levels, plot_map
-from lcq_mmdet.report.records import write_csv, write_markdown, write_record
+from lcq_mmdet.report.curves import plot_map
+from lcq_mmdet.report.files import held
+from lcq_mmdet.report.plots import plot_detections, plot_levels
+from lcq_mmdet.report.records import (to_json, write_csv, write_markdown,
+                                      write_record)
 from lcq_mmdet.report.tables import map_table
+from lcq_mmdet.studies.claim import held_by_main, on_main
 from lcq_mmdet.studies.rows import pair_bits, plan
-from lcq_mmdet.studies.sweep import VARIANTS, Sweep, check_float
+from lcq_mmdet.studies.start import check_float
+from lcq_mmdet.studies.sweep import VARIANTS, Sweep
 
 
 def read_variants(args: argparse.Namespace) -> Dict[str, Dict[str, Any]]:
@@ -53,6 +61,16 @@ def write_report(records: List[Dict[str, Any]], out_dir: str,
     write_markdown(osp.join(out_dir, 'report.md'), records, pictures)
 
 
+def is_reported(records: List[Dict[str, Any]], out_dir: str) -> bool:
+    """Tell whether there is a report of these records, with pictures."""
+    files = [osp.join(out_dir, name) for name in ('report.json', 'report.md')]
+    if not all(map(osp.isfile, files)):
+        return False
+    report, text = (Path(file).read_text(encoding='utf-8') for file in files)
+    return (json.loads(report)['rows'] == json.loads(to_json(records))
+            and '![' in text)
+
+
 def main(args: argparse.Namespace) -> None:
     if not (args.bits or args.weight_bits or args.act_bits):
         args.bits = [32, 8, 4, 3, 2]
@@ -66,17 +84,25 @@ def main(args: argparse.Namespace) -> None:
     check_float(cfg)
     join_launcher(cfg)
 
-    sweep = Sweep(cfg, rows, cfg.work_dir, args.progressive, variants)
+    folder = cfg.work_dir
+    sweep = Sweep(cfg, rows, folder, args.progressive, variants)
+    lock = osp.join(folder, '.report')
     for records in sweep.run():
         if is_main_process():
-            write_report(records, cfg.work_dir, {})
-    # Building a runner takes all ranks.
-    runs = sweep.fine_tuned_runs(records)
+            with held(lock, wait=True):
+                write_report(records, folder, {})
+    with held_by_main(lock, wait=True):
+        # Another process may have written the whole one.
+        if not (sweep.is_shared and on_main(
+                partial(is_reported, records, folder))):
+            # Building a runner takes all ranks.
+            runs = sweep.fine_tuned_runs(records)
+            if is_main_process():
+                write_report(records, folder, draw(runs, records, folder))
     if is_main_process():
-        write_report(records, cfg.work_dir, draw(runs, records, cfg.work_dir))
         print(f'\nCOCO box AP on the test images:\n{map_table(records)}')
         for name in ('report.md', 'report.json', 'report.csv'):
-            print('written:', osp.abspath(osp.join(cfg.work_dir, name)))
+            print('written:', osp.abspath(osp.join(folder, name)))
     barrier()
     failed = [row for row in records if 'error' in row]
     if failed:

@@ -6,12 +6,14 @@ from .initialization import (lloyd_max_init, lowest_level, mse_init,
                              quantization_error)
 from .requantization import round_to_grid, signed_step, unsigned_grid
 from .sampling import sample_stride
+from .step_size import (grid_of_step, initial_step, scale_gradient,
+                        step_gradient_scale)
 
 __all__ = [
     'KERNELS', 'MIN_DEVIATION', 'check_arguments', 'check_bits', 'compress',
-    'deviation', 'expand', 'lcq_quantize',
+    'deviation', 'expand', 'grid_of_step', 'initial_step', 'lcq_quantize',
     'lcq_quantize_reference', 'levels', 'lloyd_max_init', 'lowest_level',
     'mse_init', 'num_steps', 'quantization_error', 'round_to_grid',
-    'sample_stride', 'signed_step', 'slopes_and_knots',
-    'unsigned_grid'
+    'sample_stride', 'scale_gradient', 'signed_step', 'slopes_and_knots',
+    'step_gradient_scale', 'unsigned_grid'
 ]

@@ -42,7 +42,7 @@ def check_converging(runner: Runner,
             # Of many values the sum tells whether all are finite.
             values[f'{name}.{key}'] = parameter.detach().float().sum()
     for key, value in zip(values, torch.stack([*values.values()]).tolist()):
-        is_clip = key.endswith('.clip')
+        is_clip = key.endswith(('_quantizer.clip', '_quantizer.step'))
         if not math.isfinite(value) or (is_clip and value <= 0):
             raise LCQError(f'{key}={value if is_clip else float("nan"):g} '
                            f'{after}: training diverges; {remedy}')

@@ -85,16 +85,30 @@ def check_groups(wrapper: Any, checkpoint: Dict[str, Any]) -> None:
             'again with load_from')
 
 
-def describe_norms(model: nn.Module) -> str:
-    """Count the layers whose statistics follow, as training sets them."""
+def following_norms(model: nn.Module) -> List[_BatchNorm]:
+    """List the batch norm layers whose statistics follow in training.
+
+    Args:
+        model: In any mode, which it keeps.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.train()
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    trained = sum(norm.training for norm in norms)
+    found = [
+        module for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.training
+        and module.track_running_stats
+    ]
     for module, was_training in modes:
         module.training = was_training
+    return found
+
+
+def describe_norms(model: nn.Module) -> str:
+    """Count the layers whose statistics follow, and those that keep them."""
+    norms = sum(isinstance(m, _BatchNorm) for m in model.modules())
+    trained = len(following_norms(model))
     return (f'{trained} batch norm layers follow their statistics, '
-            f'{len(norms) - trained} keep them')
+            f'{norms - trained} keep them')
 
 
 def describe_frozen(model: nn.Module) -> str:

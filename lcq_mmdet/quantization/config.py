@@ -5,10 +5,16 @@ from typing import Any, Mapping, Optional, Tuple
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import check_bits
 
-QUANTIZERS = ('lcq', 'uniform')
+QUANTIZERS = ('lcq', 'uniform', 'lsq')
 INITS = ('lloyd_max', 'mse', 'constant')
 WEIGHT_NORMS = ('std', 'channel', 'none')
 SIGNED = ('offset', 'symmetric')
+# LSQ has none of these to choose; the defaults stand for what it does.
+_NOT_OF_LSQ = dict(
+    init=('lloyd_max', ),
+    weight_norm=('std', 'none'),
+    signed_weight=('offset', ),
+    signed_act=('offset', ))
 
 
 def check_choice(key: str, value: object, choices: Tuple[str, ...]) -> None:
@@ -26,22 +32,26 @@ class QuantizerConfig:
         weight_bits: Bit-width of the weight, 2 to 8.
         act_bits: Bit-width of the input, 2 to 8.
         quantizer: ``'lcq'`` learns clip and theta; ``'uniform'`` holds theta
-            at 0, which is the uniform quantizer with a learned clip.
+            at 0, which is the uniform quantizer with a learned clip and
+            offset, as in LSQ+; ``'lsq'`` learns the step of LSQ, see
+            :class:`~lcq_mmdet.LSQQuantizer`.
         num_intervals: Intervals of the compander, K, 2 or more.
         init: ``'lloyd_max'`` fits the compander to the Lloyd-Max levels of
             the calibration samples; ``'mse'`` takes the uniform quantizer
             with the least squared error; ``'constant'`` takes ``init_clip``
             and theta 0. A ``'uniform'`` quantizer knows no companding, and
-            takes ``'mse'`` for ``'lloyd_max'``.
+            takes ``'mse'`` for ``'lloyd_max'``; ``'lsq'`` takes its own.
         init_clip: Positive clip of ``init='constant'``, in units of the
             input, for a normalized weight in units of its standard deviation.
         weight_norm: Limited weight normalization: ``'std'`` quantizes
             w / std(w) and multiplies the scale back; ``'channel'`` does so
             with the standard deviation of each output channel;
-            ``'none'`` does neither.
+            ``'none'`` does neither, and is what ``'lsq'`` takes for
+            ``'std'``.
         signed_weight: Levels of a weight: ``'offset'`` has all 2**bits, the
             lowest of them a learned offset; ``'symmetric'`` has 2**bits - 1,
-            one of them 0 and the others in pairs of both signs.
+            one of them 0 and the others in pairs of both signs. ``'lsq'``
+            has 2**bits, of which 0 is one and one more is negative.
         signed_act: Levels of an input with negative values, likewise.
         out_bits: Bits of the integers that the levels of weight and input
             are rounded to in addition, so that a layer can be computed in
@@ -95,6 +105,12 @@ class QuantizerConfig:
         if not isinstance(self.per_level, bool):
             raise LCQError(f'per_level={self.per_level!r}: must be True or '
                            'False')
+        if self.quantizer == 'lsq':
+            for key, fitting in _NOT_OF_LSQ.items():
+                if getattr(self, key) not in fitting:
+                    raise LCQError(f'{key}={getattr(self, key)!r}: '
+                                   "quantizer='lsq' has its own; leave it "
+                                   f'out, or set it to {fitting[-1]!r}')
         if self.out_bits is not None:
             check_bits(self.out_bits, 'out_bits')
             for key in ('weight_bits', 'act_bits'):

@@ -9,6 +9,7 @@ from lcq_mmdet.compat import is_compiling
 from lcq_mmdet.recompute import recomputing
 
 from .config import QuantizerConfig
+from .kinds import make_quantizer
 from .pyramid import LevelQuantizers
 from .quantizer import LCQQuantizer
 
@@ -45,8 +46,8 @@ class QuantizedLayer(nn.Module):
                         num_levels: int = 1) -> None:
         self.act_quantizer: Any = (
             LevelQuantizers(config, num_levels)
-            if num_levels > 1 else LCQQuantizer(config, is_weight=False))
-        self.weight_quantizer = LCQQuantizer(config, is_weight=True)
+            if num_levels > 1 else make_quantizer(config, is_weight=False))
+        self.weight_quantizer = make_quantizer(config, is_weight=True)
         self._cached = None
 
     @classmethod

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from .config import WEIGHT_NORMS
 
+# What LCQ and uniform quantizers, and what LSQ's have alone.
+_CLIP, _STEP = 'clip', 'step'
 _SIGNED = {True: 'levels above an offset', False: 'symmetric levels'}
 
 
@@ -45,8 +47,13 @@ def adapt_(quantizer: Any, state: Dict[str, Tensor],
         Why its values are not used, if so.
     """
     own = quantizer.state_dict()
+    foreign = _CLIP if _STEP in own else _STEP
+    if prefix + foreign in state:
+        _replace(state, prefix, own)
+        return Misfit(f'the checkpoint has a {foreign} and the config '
+                      f'quantizer={quantizer.config.quantizer!r}')
     given = {key: state[prefix + key] for key in own if prefix + key in state}
-    if 'clip' not in given:
+    if _CLIP not in given and _STEP not in given:
         return quantizer.misfit
     has_offset = f'{prefix}offset' in state
     misfit = None
@@ -64,6 +71,16 @@ def adapt_(quantizer: Any, state: Dict[str, Tensor],
     return misfit
 
 
+def _replace(state: Dict[str, Tensor], prefix: str,
+             own: Mapping[str, Tensor]) -> None:
+    """Put values that are not initialized in the place of a state."""
+    for key in list(state):
+        if key.rpartition('.')[0] + '.' == prefix:
+            del state[key]
+    state.update({prefix + key: value for key, value in own.items()})
+    state[f'{prefix}initialized'] = torch.zeros_like(own['initialized'])
+
+
 def _compare(quantizer: Any, given: Mapping[str, Tensor],
              has_offset: bool) -> Optional[Misfit]:
 
@@ -71,6 +88,11 @@ def _compare(quantizer: Any, given: Mapping[str, Tensor],
         return Misfit(f'the checkpoint has {found} and the config {wanted}',
                       can_be_kept=keep)
 
+    # Checkpoints written before there were settings are taken as they are.
+    bits, norm = given.get('settings', quantizer.settings).tolist()
+    if _STEP in given:
+        return None if bits == quantizer.bits else misfit(
+            f'{bits} bits', quantizer.bits)
     wants_offset = quantizer.offset is not None
     if given.get('signed', True) and has_offset != wants_offset:
         return misfit(_SIGNED[has_offset], _SIGNED[wants_offset])
@@ -79,8 +101,6 @@ def _compare(quantizer: Any, given: Mapping[str, Tensor],
         return misfit(f'{len(theta)} intervals', len(quantizer.theta))
     if quantizer.config.quantizer == 'uniform' and theta.any():
         return misfit('a learned compander', "quantizer='uniform'")
-    # Checkpoints written before there were settings are taken as they are.
-    bits, norm = given.get('settings', quantizer.settings).tolist()
     if WEIGHT_NORMS[norm] != quantizer.weight_norm:
         return misfit(f'weight_norm={WEIGHT_NORMS[norm]!r}',
                       repr(quantizer.weight_norm))

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from lcq_mmdet.errors import LCQError
 
 from .config import QuantizerConfig
+from .kinds import make_quantizer
 from .quantizer import LCQQuantizer
 
 
@@ -25,7 +26,7 @@ class LevelQuantizers(nn.Module):
         super().__init__()
         for level in range(num_levels):
             self.add_module(f'level{level}_quantizer',
-                            LCQQuantizer(config, is_weight=False))
+                            make_quantizer(config, is_weight=False))
         self._next = 0
 
     def levels(self) -> List[LCQQuantizer]:

@@ -50,7 +50,7 @@ class LCQQuantizer(nn.Module):
             and normalized, or its input.
     """
     clip: nn.Parameter
-    theta: nn.Parameter
+    theta: Tensor
     offset: Optional[nn.Parameter]
     signed: Tensor
     initialized: Tensor
@@ -67,14 +67,7 @@ class LCQQuantizer(nn.Module):
         self.bypass = False
         #: Why what was loaded last is not used, if so.
         self.misfit: Optional[Misfit] = None
-        self.clip = nn.Parameter(torch.ones(()))
-        self.theta = nn.Parameter(
-            torch.zeros(config.num_intervals),
-            requires_grad=config.quantizer == 'lcq')
-        kind = config.signed_weight if is_weight else config.signed_act
-        self.register_parameter(
-            'offset',
-            None if kind == 'symmetric' else nn.Parameter(torch.zeros(())))
+        self._add_parameters()
         self.register_buffer('signed', torch.tensor(True))
         self.register_buffer('initialized', torch.tensor(False))
         self.register_buffer('packed',
@@ -82,6 +75,17 @@ class LCQQuantizer(nn.Module):
         self.register_buffer('settings',
                              settings_of(self.bits, self.weight_norm))
         self._read_buffers()
+
+    def _add_parameters(self) -> None:
+        config = self.config
+        self.clip = nn.Parameter(torch.ones(()))
+        self.theta = nn.Parameter(
+            torch.zeros(config.num_intervals),
+            requires_grad=config.quantizer == 'lcq')
+        kind = config.signed_weight if self.is_weight else config.signed_act
+        self.register_parameter(
+            'offset',
+            None if kind == 'symmetric' else nn.Parameter(torch.zeros(())))
 
     def _read_buffers(self) -> None:
         """Mirror the buffers on the host, so that forward never waits."""
@@ -235,12 +239,14 @@ class LCQQuantizer(nn.Module):
         """
         self.signed.fill_(signed)
         self._read_buffers()
-        x = (x / self.scale(x)).flatten()
-        stride = sample_stride(len(x), _MAX_SAMPLES)
-        fit_(self, torch.cat([torch.stack(x.aminmax()), x[::stride]]))
+        self._fit_((x / self.scale(x)).flatten())
         self.misfit = None
         self.initialized.fill_(True)
         self._read_buffers()
+
+    def _fit_(self, x: Tensor) -> None:
+        stride = sample_stride(len(x), _MAX_SAMPLES)
+        fit_(self, torch.cat([torch.stack(x.aminmax()), x[::stride]]))
 
     def broadcast_(self) -> None:
         """Take over the state of rank 0, in place."""

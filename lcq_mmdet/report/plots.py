@@ -1,5 +1,5 @@
 """Pictures of what was learned and of what it detects."""
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Tuple
 
 import mmcv
 import numpy as np
@@ -20,7 +20,6 @@ from lcq_mmdet.quantization.layers import lcq_layers
 from lcq_mmdet.quantization.quantizer import LCQQuantizer
 
 from .runs import forward_test_images
-from .tables import group_rows
 
 _SIDE = 384
 _SCORE_THR = 0.3
@@ -49,83 +48,6 @@ def plot_compander(ax: Axes, quantizer: LCQQuantizer, x: Tensor) -> None:
     companding.plot(v, f, color='C3', lw=2)
     companding.plot([0, 1], [0, 1], color='C3', lw=0.8, ls=':')
     companding.set(ylim=(0, 1.05), yticks=[0, 1])
-
-
-def plot_map(rows: Sequence[Mapping[str, Any]], path: str) -> None:
-    """Draw AP against bits and against size, with the spread over seeds.
-
-    Args:
-        rows: What :func:`~lcq_mmdet.report.tables.map_table` takes, with
-            ``cost`` and ``weight_bits``; the first is the float detector's.
-        path: Picture to write; the ending is the format.
-    """
-    figure = Figure(figsize=(9, 3.6), layout='constrained')
-    by_bits, by_size = figure.subplots(1, 2, sharey=True)
-    curves: Dict[str, List[Tuple[float, float, float, float]]] = {}
-    for (name, bits_text), group in group_rows(rows[1:]).items():
-        good = [row for row in group if 'error' not in row]
-        if good:
-            ap = np.array([row['metrics']['mAP'] for row in good])
-            if bits_text == 'float':
-                for ax in (by_bits, by_size):
-                    ax.axhline(ap.mean(), color='.5', lw=1, ls='--',
-                               label=name)
-                continue
-            curves.setdefault(name, []).append(
-                (good[0]['weight_bits'], good[0]['cost']['bytes'] / 1e6,
-                 ap.mean(), ap.std(ddof=1) if len(ap) > 1 else 0.))
-    colors = {'uniform': 'C0', 'lcq': 'C3'}
-    for name, points in sorted(curves.items()):
-        bits, size, ap, spread = np.array(sorted(points)).T
-        style = ':' if name.endswith('calibrated') else '-'
-        color = colors.setdefault(name.split(',')[0], f'C{len(colors) + 2}')
-        for ax, x in ((by_bits, bits), (by_size, size)):
-            ax.errorbar(
-                x, ap, spread, label=name, ls=style, color=color, marker='o',
-                ms=4, capsize=3)
-    for ax in (by_bits, by_size):
-        ax.axhline(
-            rows[0]['metrics']['mAP'], color='.5', lw=1, label='float')
-        ax.grid(alpha=0.3)
-    by_bits.set(xlabel='bits of the weights', ylabel='COCO box AP')
-    by_bits.xaxis.get_major_locator().set_params(integer=True)
-    float_size = rows[0]['cost']['bytes'] / 1e6
-    by_size.set(xlabel=f'size of the model in MB (float: {float_size:.3g})')
-    by_bits.legend()
-    figure.savefig(path, dpi=110)
-
-
-def plot_sensitivity(rows: Sequence[Mapping[str, Any]], criterion: str,
-                     path: str) -> None:
-    """Draw what each layer loses alone, and its proposed bits.
-
-    Args:
-        rows: What :func:`~lcq_mmdet.report.tables.sensitivity_table` takes.
-        criterion: What is lost: ``'loss'`` or ``'mAP'``.
-        path: Picture to write; the ending is the format.
-    """
-    layers = list(dict.fromkeys(row['layer'] for row in rows))
-    figure = Figure(
-        figsize=(max(4, 1 + 0.24 * len(layers)), 4.8), layout='constrained')
-    losses, widths = figure.subplots(2, sharex=True, height_ratios=[3, 1])
-    for bits in sorted({row['bits'] for row in rows}):
-        change = {r['layer']: r['change'] for r in rows if r['bits'] == bits}
-        losses.plot(
-            layers, [change[name] for name in layers], marker='o', ms=4,
-            label=f'{bits} bits')
-    proposed = {r['layer']: r['bits'] for r in rows if r['proposed']}
-    widths.bar(layers, [proposed[name] for name in layers], color='.6')
-    # Most layers lose little, and a few much; noise may be a gain.
-    largest = max(abs(row['change']) for row in rows)
-    losses.set_yscale('symlog', linthresh=largest / 100 or 1)
-    losses.axhline(0, color='.5', lw=1)
-    losses.grid(alpha=0.3)
-    losses.legend(ncols=4, loc='upper center')
-    what = 'loss added' if criterion == 'loss' else 'AP lost'
-    losses.set_ylabel(f'{what} by one layer alone')
-    widths.set_ylabel('bits proposed')
-    widths.tick_params('x', rotation=90, labelsize=7)
-    figure.savefig(path, dpi=110)
 
 
 def plot_levels(runner: Runner, path: str, num_layers: int = 4) -> None:

@@ -1,15 +1,22 @@
-"""A work directory that belongs to one command, which may be repeated."""
+"""A work directory that belongs to one command, which may be repeated.
+
+Several processes may run the same command in it at a time.
+"""
 import hashlib
 import json
 import os.path as osp
-from typing import Any, Dict, Optional
+from contextlib import ExitStack, contextmanager
+from typing import Any, Callable, Dict, Iterator, Optional, TypeVar
 
 from mmengine.config import Config
 from mmengine.dist import barrier, broadcast_object_list, is_main_process
 from mmengine.utils import mkdir_or_exist
 
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.report.files import held
 from lcq_mmdet.report.records import to_json, write_text
+
+_Value = TypeVar('_Value')
 
 
 def claim_work_dir(cfg: Config, work_dir: str, what: str, **options) -> None:
@@ -33,12 +40,13 @@ def claim_work_dir(cfg: Config, work_dir: str, what: str, **options) -> None:
     own.update(json.loads(json.dumps(options)))
     own['checkpoint_sha256'] = _sha256(cfg.load_from)
     file = osp.join(work_dir, f'{what}.json')
-    other = read_json(file)
-    if other is None:
-        mkdir_or_exist(work_dir)
-        if is_main_process():
+    mkdir_or_exist(work_dir)
+    with held_by_main(osp.join(work_dir, f'.{what}'), wait=True):
+        other = read_json(file)
+        if other is None and is_main_process():
             write_text(file, to_json(own))
         barrier()
+    if other is None:
         return
     for key in sorted(own.keys() | other.keys()):
         if own.get(key) != other.get(key):
@@ -50,12 +58,32 @@ def claim_work_dir(cfg: Config, work_dir: str, what: str, **options) -> None:
 
 def read_json(path: str) -> Any:
     """Read a JSON file on the main process; ``None`` without one."""
-    value = [None]
-    if is_main_process() and osp.isfile(path):
+
+    def read() -> Any:
+        if not osp.isfile(path):
+            return None
         with open(path, encoding='utf-8') as file:
-            value = [json.load(file)]
+            return json.load(file)
+
+    return on_main(read)
+
+
+def on_main(call: Callable[[], _Value]) -> _Value:
+    """Call a function on the main process, and return its result on all."""
+    value: Any = [call() if is_main_process() else None]
     broadcast_object_list(value)
     return value[0]
+
+
+@contextmanager
+def held_by_main(path: str, wait: bool = False) -> Iterator[bool]:
+    """Hold a lock on the main process, as :func:`held` does.
+
+    Yields:
+        Whether it is held, on all processes of a launcher.
+    """
+    with ExitStack() as stack:
+        yield on_main(lambda: stack.enter_context(held(path, wait)))
 
 
 def _flat(value: Any, prefix: str = '') -> Dict[str, Any]:

@@ -1,6 +1,6 @@
 """Which rows a sweep has, and what they are called."""
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import check_bits
@@ -63,27 +63,21 @@ class Row:
             seed=self.seed)
 
 
-def pair_bits(bits: Optional[Sequence[int]],
+def pair_bits(bits: Optional[Sequence[Union[int, Tuple[int, int]]]],
               weight_bits: Optional[Sequence[int]],
               act_bits: Optional[Sequence[int]]) -> List[Tuple[int, int]]:
     """Combine lists of bit-widths, from the highest to the lowest.
 
     Args:
-        bits: Bits of weights and inputs alike; 32 stands for float, which is
-            always evaluated.
+        bits: Bits of weights and inputs alike, or pairs of them; 32 stands
+            for float, which is always evaluated.
         weight_bits: Bits of weights, paired with ``act_bits``.
         act_bits: Bits of inputs; one value goes with all of the others.
 
     Raises:
         LCQError: If a value is not 2 to 8 or the lists do not fit.
     """
-    for value in bits or ():
-        if value != FLOAT:
-            try:
-                check_bits(value)
-            except LCQError as error:
-                raise LCQError(f'{error}, or {FLOAT} for float') from None
-    pairs = [(value, value) for value in bits or () if value != FLOAT]
+    pairs = [_check_pair(value) for value in bits or () if value != FLOAT]
     weight, act = list(weight_bits or ()), list(act_bits or ())
     if len(weight) == 1 and act:
         weight *= len(act)
@@ -96,6 +90,17 @@ def pair_bits(bits: Optional[Sequence[int]],
         pairs.append((check_bits(value, 'weight_bits'),
                       check_bits(other, 'act_bits')))
     return sorted(dict.fromkeys(pairs), reverse=True)
+
+
+def _check_pair(value: Union[int, Tuple[int, int]]) -> Tuple[int, int]:
+    if isinstance(value, tuple):
+        where = 'bits=w{}a{}: '.format(*value)
+        return (check_bits(value[0], f'{where}weight_bits'),
+                check_bits(value[1], f'{where}act_bits'))
+    try:
+        return (check_bits(value), value)
+    except LCQError as error:
+        raise LCQError(f'{error}, or {FLOAT} for float') from None
 
 
 def plan(widths: Sequence[Tuple[int, int]],

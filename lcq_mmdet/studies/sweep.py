@@ -1,63 +1,43 @@
 """A float detector at several bit-widths: calibrated, fine-tuned, evaluated.
 
-A row of the sweep has a folder of its own in the work directory, and is done
-when there is a ``row.json`` in it.
+A row of the sweep has a folder of its own in the work directory.
 """
 import json
 import os.path as osp
+import time
 import traceback
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import (Any, Container, Dict, Iterator, List, Mapping, Optional,
+                    Sequence, Set)
 
-import numpy as np
 from mmengine.config import Config
-from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
 from mmengine.runner import Runner, find_latest_checkpoint
-from mmengine.utils import mkdir_or_exist
 
-from lcq_mmdet.benchmark.memory import peak_memory
-from lcq_mmdet.conversion.building import build_model
-from lcq_mmdet.conversion.checkpoint import (match_keys, packed_layers,
-                                             read_checkpoint)
 from lcq_mmdet.conversion.model import apply_lcq, float_config
-from lcq_mmdet.errors import LCQError, some
+from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.config import QUANTIZERS
-from lcq_mmdet.report.records import to_json, write_text
+from lcq_mmdet.report.records import to_json
 from lcq_mmdet.report.runs import evaluate, load_run, mixed_bits
 
-from .claim import claim_work_dir, read_json
+from .claim import claim_work_dir
+from .measuring import measure_step, train_row
+from .outcomes import Outcomes
 from .rows import Row
 
 #: Variants of a sweep that compares quantizers.
 VARIANTS = {name: {'model.quantizer': name} for name in QUANTIZERS}
-_FLOAT_ITERS = 30
-
-
-def check_float(cfg: Config) -> None:
-    """Check that ``load_from`` is a checkpoint of the float detector.
-
-    Raises:
-        LCQError: If it is not set, cannot be read, or lacks keys.
-    """
-    path = cfg.get('load_from')
-    if not path:
-        raise LCQError(
-            'load_from: a sweep starts from a trained float detector; name '
-            'its checkpoint with --cfg-options load_from=...')
-    model = build_model(float_config(cfg))
-    checkpoint = read_checkpoint(path, 'load_from')
-    if packed_layers(checkpoint):
-        raise LCQError(f'load_from={path!r}: is a packed checkpoint, which '
-                       'has no float weights')
-    missing = match_keys(model, checkpoint).missing
-    if missing:
-        raise LCQError(
-            f'load_from={path!r}: is not of this detector, it has not, or '
-            f'not in the same shape, {some(missing)} keys')
+# The config may have one for the others.
+VARIANTS['lsq']['model.weight_norm'] = 'none'
+#: Seconds between looks at rows that other processes have.
+_PAUSE = 5.
 
 
 class Sweep:
     """Run the rows of a sweep that are not done yet.
+
+    Other processes may run the same sweep in the same work directory. Each
+    takes rows that are not done and that nobody has; one that was killed has
+    none.
 
     Args:
         cfg: Config of a float or quantized detector whose ``load_from`` is
@@ -83,10 +63,15 @@ class Sweep:
         self.cfg, self.rows, self.work_dir = cfg, rows, work_dir
         self.variants = variants
         self.progressive = progressive
+        self._elsewhere: Set[Row] = set()
         claim_work_dir(cfg, work_dir, 'sweep', progressive=progressive)
+        self._outcomes = Outcomes([self.path(row) for row in rows])
 
     def run(self) -> Iterator[List[Dict[str, Any]]]:
         """Run row after row; after each, yield the records of all so far.
+
+        They are in the order of the rows, and the float detector's is among
+        them. Rows that other processes have are waited for in the end.
 
         A row that fails has an ``error`` in place of its results, and is run
         again by the next sweep.
@@ -94,51 +79,85 @@ class Sweep:
         Raises:
             LCQError: If the float detector cannot be evaluated.
         """
-        records: List[Dict[str, Any]] = []
-        for index, row in enumerate(self.rows):
-            print_log(
-                f'LCQ sweep: row {index + 1} of {len(self.rows)}, {row.name} '
-                f'{row.bits_text if not row.is_float else ""}', 'current')
-            records.append(self._run_row(row))
-            yield records
+        records: Dict[Row, Dict[str, Any]] = {}
+        while len(records) < len(self.rows):
+            known = len(records)
+            for row in self.rows:
+                if row in records or self._is_too_early(row, records):
+                    continue
+                record = self._take(row)
+                if record is None:
+                    continue
+                records[row] = record
+                if self.rows[0] in records:
+                    yield [records[r] for r in self.rows if r in records]
+            if len(records) == known:
+                time.sleep(_PAUSE)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes were seen to run rows."""
+        return bool(self._elsewhere)
 
     def path(self, row: Row) -> str:
         """Return the row's folder."""
         return osp.join(self.work_dir, row.folder)
 
+    def _take(self, row: Row) -> Optional[Dict[str, Any]]:
+        """Return the row's record, ``None`` while another process runs it."""
+        record = self._read(row)
+        if record is not None:
+            return record
+        with self._outcomes.held(self.path(row)) as is_held:
+            if is_held:
+                # It may have been done in between.
+                return self._read(row) or self._run_row(row)
+        if row not in self._elsewhere:
+            print_log(f'LCQ sweep: another process runs {row.folder}',
+                      'current')
+        self._elsewhere.add(row)
+        return None
+
+    def _read(self, row: Row) -> Optional[Dict[str, Any]]:
+        record = self._outcomes.read(self.path(row))
+        options = json.loads(to_json(self._label(row)))['options']
+        if record is not None and record['options'] != options:
+            raise LCQError(
+                f'--variant {row.variant}: {self.path(row)} was made with '
+                f'{record["options"]}; choose another name')
+        return record
+
+    def _label(self, row: Row) -> Dict[str, Any]:
+        return dict(
+            row.label(), options=dict(self.variants.get(row.variant, {})))
+
     def _run_row(self, row: Row) -> Dict[str, Any]:
-        file = osp.join(self.path(row), 'row.json')
-        label = row.label()
-        label['options'] = dict(self.variants.get(row.variant, {}))
-        done = read_json(file)
-        if done:
-            if done['options'] != json.loads(to_json(label))['options']:
-                raise LCQError(
-                    f'--variant {row.variant}: {self.path(row)} was made with '
-                    f'{done["options"]}; choose another name')
-            return done
-        mkdir_or_exist(self.path(row))
+        print_log(
+            f'LCQ sweep: row {self.rows.index(row) + 1} of {len(self.rows)}, '
+            f'{row.name} {row.bits_text if not row.is_float else ""}',
+            'current')
         try:
-            label.update(mixed_bits(self._model_config(row)))
-            result = self._measure(row)
+            record = {
+                **self._measure(row),
+                **self._label(row),
+                **mixed_bits(self._model_config(row))
+            }
         except Exception as error:
             if row.is_start:
                 raise
             print_log(traceback.format_exc(), 'current')
             text = (str(error).splitlines() or [''])[0]
-            return dict(label, error=f'{type(error).__name__}: {text}')
-        record = {**result, **label}
-        if is_main_process():
-            write_text(file, to_json(record))
-        barrier()
+            record = dict(
+                self._label(row), error=f'{type(error).__name__}: {text}')
+        self._outcomes.write(self.path(row), record)
         return record
 
     def _measure(self, row: Row) -> Dict[str, Any]:
         cfg = self.row_config(row)
         if row.is_start:
-            step = _measure_step(cfg)
+            step = measure_step(cfg)
         elif row.seed is not None:
-            step = _train(cfg)
+            step = train_row(cfg)
             cfg = load_run(cfg.work_dir, cfg.get('launcher', 'none'))
         else:
             step = {}
@@ -154,8 +173,7 @@ class Sweep:
             cfg.visualizer.name = row.folder
         if row.seed is not None:
             cfg.randomness = dict(cfg.get('randomness', {}), seed=row.seed)
-            quantized = self.progressive and not row.is_float
-            start = self._start(row) if quantized else None
+            start = self._start(row)
             if start:
                 cfg.load_from = start
                 cfg.default_hooks.lcq.keep_quantizers = True
@@ -208,47 +226,25 @@ class Sweep:
             runners[name].model.eval()
         return runners
 
-    def _start(self, row: Row) -> Optional[str]:
-        """Find the checkpoint of the next higher bit-width."""
+    def _before(self, row: Row) -> Optional[Row]:
+        """Find the row of the next higher bit-width, if it starts there."""
+        if not self.progressive or row.is_float or row.seed is None:
+            return None
         before = [
             other for other in self.rows[:self.rows.index(row)]
             if (other.variant, other.seed) == (row.variant, row.seed)
         ]
-        if not before:
+        return before[-1] if before else None
+
+    def _is_too_early(self, row: Row, records: Container[Row]) -> bool:
+        before = self._before(row)
+        return before is not None and before not in records
+
+    def _start(self, row: Row) -> Optional[str]:
+        """Find the checkpoint that a row starts from, if it is another's."""
+        before = self._before(row)
+        if before is None:
             return None
-        if not read_json(osp.join(self.path(before[-1]), 'row.json')):
-            raise LCQError(f'starts from {before[-1].folder}, which failed')
-        return find_latest_checkpoint(self.path(before[-1]))
-
-
-def _train(cfg: Config) -> Dict[str, Any]:
-    checkpoint = find_latest_checkpoint(cfg.work_dir)
-    # mmengine removes an old one first, and the disk may be full then.
-    if checkpoint and not osp.isfile(checkpoint):
-        checkpoint = None
-    if checkpoint:
-        cfg.resume, cfg.load_from = True, checkpoint
-    result = _measure_training(cfg)
-    if checkpoint and checkpoint == find_latest_checkpoint(cfg.work_dir):
-        result['peak_memory'] = None  # There was nothing left to train.
-    return result
-
-
-def _measure_step(cfg: Config) -> Dict[str, Any]:
-    """Train the float detector a little, for time and memory of a step."""
-    cfg = Config(cfg.to_dict())
-    cfg.work_dir = osp.join(cfg.work_dir, 'step')
-    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=_FLOAT_ITERS)
-    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    cfg.param_scheduler = None
-    cfg.default_hooks = dict(cfg.get('default_hooks', {}), checkpoint=None)
-    return _measure_training(cfg)
-
-
-def _measure_training(cfg: Config) -> Dict[str, Any]:
-    with peak_memory() as peak:
-        runner = Runner.from_cfg(cfg)
-        runner.train()
-    times, _ = runner.message_hub.get_scalar('train/time').data
-    return dict(
-        seconds_per_iter=float(np.median(times)), peak_memory=peak[0])
+        if 'error' in (self._read(before) or {'error': None}):
+            raise LCQError(f'starts from {before.folder}, which failed')
+        return find_latest_checkpoint(self.path(before))

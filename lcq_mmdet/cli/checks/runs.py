@@ -8,14 +8,10 @@ from mmengine.device import get_device
 from mmengine.utils import mkdir_or_exist
 
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.report.files import held
 
 from .configs import type_name
 from .data import is_first_process
-
-try:
-    import fcntl
-except ImportError:  # On Windows there is none.
-    fcntl = None  # type: ignore[assignment]
 
 
 def check_training(cfg: Config) -> None:
@@ -37,24 +33,18 @@ def check_training(cfg: Config) -> None:
 def sole_training(cfg: Config) -> Iterator[None]:
     """Keep a second training out of the work directory while one runs.
 
-    The two would overwrite and delete each other's checkpoints. The lock goes
-    with the process, however that ends; where the file system has no locks
-    nothing is kept out.
+    The two would overwrite and delete each other's checkpoints.
 
     Raises:
         LCQError: If another training runs in it.
     """
-    if fcntl is None or not is_first_process(cfg):
+    if not is_first_process(cfg):
         yield
         return
     mkdir_or_exist(cfg.work_dir)
-    with open(osp.join(cfg.work_dir, '.training'), 'w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with held(osp.join(cfg.work_dir, '.training')) as is_held:
+        if not is_held:
             raise LCQError(
                 f'--work-dir={cfg.work_dir!r}: another training runs in it; '
-                'wait for it, or choose another directory') from None
-        except OSError:
-            pass
+                'wait for it, or choose another directory')
         yield
