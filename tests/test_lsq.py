@@ -143,7 +143,7 @@ def test_convolutions_have_no_other_parameters():
     assert keys == {
         f'{layer}.{child}_quantizer.{key}' for layer in '02'
         for child in ('act', 'weight')
-        for key in ('step', 'signed', 'initialized', 'packed')
+        for key in ('step', 'signed', 'initialized', 'packed', 'settings')
         if (child, key) != ('act', 'packed')}
     assert [q.is_signed for _, q in lcq_quantizers(model)] == [
         True, True, False, True]

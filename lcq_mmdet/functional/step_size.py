@@ -47,6 +47,7 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     """Return ``x`` as it is, with its gradient multiplied by a factor.
 
     Examples:
+        >>> import torch
         >>> x = torch.tensor(3., requires_grad=True)
         >>> y = scale_gradient(x, 0.5)
         >>> y.backward()
@@ -75,6 +76,7 @@ def grid_of_step(step: Tensor, bits: int,
         ``None`` where the lowest level is 0.
 
     Examples:
+        >>> import torch
         >>> grid_of_step(torch.tensor(0.5), bits=2, signed=True)
         (tensor(1.5000), tensor(-1.))
     """

@@ -136,19 +136,16 @@ class Sweep:
             f'LCQ sweep: row {self.rows.index(row) + 1} of {len(self.rows)}, '
             f'{row.name} {row.bits_text if not row.is_float else ""}',
             'current')
+        label = self._label(row)
         try:
-            record = {
-                **self._measure(row),
-                **self._label(row),
-                **mixed_bits(self._model_config(row))
-            }
+            label.update(mixed_bits(self._model_config(row)))
+            record = {**self._measure(row), **label}
         except Exception as error:
             if row.is_start:
                 raise
             print_log(traceback.format_exc(), 'current')
             text = (str(error).splitlines() or [''])[0]
-            record = dict(
-                self._label(row), error=f'{type(error).__name__}: {text}')
+            record = dict(label, error=f'{type(error).__name__}: {text}')
         self._outcomes.write(self.path(row), record)
         return record
 
