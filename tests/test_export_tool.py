@@ -279,7 +279,7 @@ def test_mistakes_are_told_in_one_line(toy_coco, trained, packed, refusal):
     assert ('neck.lateral_convs.0.conv.act_quantizer the checkpoint has 4 '
             'bits and the config 2; give the config or the --bits of its '
             'training') in export('config.py', 'epoch_1.pth', '--cfg-options',
-                                  "model.overrides={'neck':dict(bits=2)}")
+                                  'model.overrides.neck.bits=2')
     assert 'cannot be written' in export(
         'config.py', 'epoch_1.pth', out='none/x.safetensors')
     assert not list(trained.glob('x.*'))

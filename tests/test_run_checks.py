@@ -83,13 +83,12 @@ def test_published_config_names_the_package_once():
     assert error.count('config=') == 1 and 'mmpretrain' in error
 
 
-@pytest.mark.parametrize('level', ['INFO', 'DEBUG'])
-def test_hooks_are_one_line_of_the_log(level, tmp_path, capfd):
-    build_runner(make_config(tmp_path, log_level=level))
-    log = capfd.readouterr()
-    after = (log.out + log.err).split('Hooks will be executed')[1]
-    first, *rest = after.splitlines()[1:]
-    assert ('before_train:' in rest) == (level == 'DEBUG')
-    if level == 'INFO':
-        assert 'CheckpointHook' in first and ', LCQHook' in first
-        assert not any('Hook' in line for line in rest)
+def test_hooks_are_one_line_of_the_log(tmp_path):
+    runner = build_runner(make_config(tmp_path))
+    # Asked directly: a logger of these levels would outlive the test.
+    runner.cfg.log_level = 'INFO'
+    line = runner.get_hooks_info()
+    assert 'CheckpointHook' in line and ', LCQHook' in line
+    assert '\n' not in line
+    runner.cfg.log_level = 'DEBUG'
+    assert 'before_train:\n' in runner.get_hooks_info()

@@ -54,10 +54,11 @@ def test_detector_that_finds_nothing_has_an_ap_of_0():
     ({}, '4/3'),
     ({'2': dict(init='mse')}, '4/3'),
     ({'*': dict(bits=2)}, '2/2'),
-    ({'2': dict(bits=2), '3': dict(weight_bits=3)}, 'mixed 3.5/3.2'),
+    ({'2': dict(bits=2), '3': dict(weight_bits=3)}, 'mixed 3.4/3.2'),
 ])
 def test_bits_of_a_model_are_told(overrides, expected):
-    model = nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(4)))
+    model = nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(3)),
+                          nn.Conv2d(3, 6, 3))
     cfg = Config(dict(model=dict(overrides=overrides)))
     assert bits_text(cfg, model) == 'float'
     convert_(model, modules=['*'], weight_bits=4, act_bits=3,

@@ -212,7 +212,7 @@ def test_row_of_mixed_bits_is_called_so(sweep_config, measured):
              for row, record in zip(rows, records)}
     assert texts == {
         ('float', 32): 'float', ('lcq', 4): '4/4', ('lcq', 3): '3/3',
-        ('mixed', 4): 'mixed 5.3/5.3', ('mixed', 3): 'mixed 4.6/4.6',
+        ('mixed', 4): 'mixed 4.4/5.3', ('mixed', 3): 'mixed 3.5/4.6',
         ('other', 4): '4/4', ('other', 3): '3/3'
     }
     for row, record in zip(rows, records):

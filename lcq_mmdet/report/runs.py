@@ -121,9 +121,10 @@ def bits_text(cfg: Config, model: nn.Module) -> str:
     """Tell the bits of weights and inputs of a model, built from its config.
 
     Returns:
-        ``'4/4'`` where most layers have 4, ``'mixed 3.4/3.6'`` with the means
-        over layers where settings by pattern give some other bits, or
-        ``'float'``.
+        ``'4/4'`` where most layers have 4, ``'mixed 3.0/4.7'`` with means
+        where settings by pattern give some other bits, or ``'float'``. Each
+        weight counts once in the mean of the weights, and each layer in that
+        of the inputs.
     """
     bits: List[str] = [
         f'{layer.weight_quantizer.bits}/{layer.act_quantizer.bits}'
@@ -141,7 +142,7 @@ def mixed_bits(cfg: Config) -> Dict[str, Any]:
 
     Returns:
         ``bits`` as :func:`bits_text` has them, ``weight_bits`` and
-        ``act_bits``, the means over the quantized layers; nothing where
+        ``act_bits``, the means that are in it; nothing where
         bits are not mixed.
     """
     if not _sets_bits(cfg):
@@ -163,5 +164,8 @@ def _sets_bits(cfg: Config) -> bool:
 
 def _mean_bits(model: nn.Module) -> Tuple[float, float]:
     layers = [layer for _, layer in lcq_layers(model)]
-    return (mean(layer.weight_quantizer.bits for layer in layers),
+    sizes = [layer.weight.numel() for layer in layers]
+    total = sum(layer.weight_quantizer.bits * size
+                for layer, size in zip(layers, sizes))
+    return (total / sum(sizes),
             mean(layer.act_quantizer.bits for layer in layers))
