@@ -112,7 +112,8 @@ def check_exportable(model: nn.Module) -> Dict[str, QuantizedLayer]:
                            'that the file was exported from')
         if layer.weight.dtype != torch.float32:
             raise LCQError(f'{name}: its weight is {layer.weight.dtype}; only '
-                           'float32 can be exported')
+                           'float32 can be exported: call model.float(), or '
+                           'take the checkpoint that it is from')
         for key, value in layer.state_dict().items():
             if not value.isfinite().all():
                 raise LCQError(f'{name}.{key}: is not finite')

@@ -1,6 +1,6 @@
 from .companding import (MIN_DEVIATION, check_arguments, check_bits, compress,
                          deviation, expand, lcq_quantize_reference, levels,
-                         num_steps, slopes_and_knots)
+                         num_steps, slopes_and_knots, widened)
 from .dispatch import KERNELS, lcq_quantize
 from .initialization import (lloyd_max_init, lowest_level, mse_init,
                              quantization_error)
@@ -15,5 +15,5 @@ __all__ = [
     'lcq_quantize_reference', 'levels', 'lloyd_max_init', 'lowest_level',
     'mse_init', 'num_steps', 'quantization_error', 'round_to_grid',
     'sample_stride', 'scale_gradient', 'signed_step', 'slopes_and_knots',
-    'step_gradient_scale', 'unsigned_grid'
+    'step_gradient_scale', 'unsigned_grid', 'widened'
 ]

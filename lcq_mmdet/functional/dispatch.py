@@ -4,6 +4,8 @@ from typing import Callable, Dict, Optional
 import torch
 from torch import Tensor
 
+from lcq_mmdet.compat import is_writing_graph
+
 from .companding import check_arguments, lcq_quantize_reference
 
 Kernel = Callable[
@@ -22,6 +24,9 @@ def lcq_quantize(x: Tensor,
                  normalized: bool = False) -> Tensor:
     """Quantize with the fastest kernel there is for the device of ``x``.
 
+    Graphs that others read, of ``torch.jit.trace``, ``torch.export`` and
+    ``torch.onnx.export``, get the operations of the reference.
+
     Same arguments, result, gradients and errors as
     :func:`~lcq_mmdet.functional.lcq_quantize_reference`.
 
@@ -31,7 +36,8 @@ def lcq_quantize(x: Tensor,
         tensor([0.3333, 1.0000])
     """
     kernel = KERNELS.get(x.device.type, lcq_quantize_reference)
-    if x.dtype == torch.float64 or not x.numel():
+    # Of a tensor that is traced the number of values is one, too.
+    if is_writing_graph() or x.dtype == torch.float64 or not x.numel():
         kernel = lcq_quantize_reference
     # The reference does so itself.
     if kernel is not lcq_quantize_reference:

@@ -110,6 +110,7 @@ class QuantizedLayer(nn.Module):
         """
         quantizer = self.weight_quantizer
         if (self.training or torch.is_grad_enabled() or is_compiling()
+                or torch.jit.is_tracing()
                 # Its changes are not counted either.
                 or self.weight.is_inference()):
             return quantizer(self.weight)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lcq_mmdet.functional import (MIN_DEVIATION, compress, deviation,
                                   lcq_quantize, levels, num_steps,
                                   round_to_grid, sample_stride, signed_step,
-                                  unsigned_grid)
+                                  unsigned_grid, widened)
 
 from .config import QuantizerConfig
 from .fitting import fit_
@@ -112,6 +112,22 @@ class LCQQuantizer(nn.Module):
         self.initialized.fill_(True)
         self._read_buffers()
 
+    def _apply(self, fn, *args, **kwargs):
+        """Stay in float32 where a model is cast to half precision.
+
+        A rounded clip or compander moves every threshold.
+        """
+
+        def cast(value: Tensor) -> Tensor:
+            changed = fn(value)
+            is_half = (changed.is_floating_point()
+                       and widened(changed).dtype != changed.dtype)
+            if not is_half:
+                return changed
+            return value.to(changed.device, torch.float32)
+
+        return super()._apply(cast, *args, **kwargs)
+
     @property
     def is_symmetric(self) -> bool:
         """Whether every level but 0 comes with both signs."""
@@ -202,6 +218,7 @@ class LCQQuantizer(nn.Module):
             ``|x|`` where levels are symmetric, and else x above the offset;
             what is outside [0, 1] is clipped. Shape of ``x``.
         """
+        x = widened(x)
         x = x / self.scale(x)
         if self.is_symmetric:
             x = x.abs()
@@ -294,14 +311,24 @@ class LCQQuantizer(nn.Module):
         if not self.is_initialized:
             why = f' ({self.misfit.reason})' if self.misfit else ''
             raise RuntimeError(
+<<<<<<< HEAD
                 f'this quantizer is not initialized{why}: load an LCQ '
                 'checkpoint that fits the config, or calibrate (LCQHook does '
                 'before training and testing)')
+=======
+                'this quantizer is not initialized: load an LCQ checkpoint, '
+                'or calibrate (LCQHook does before training and testing)')
+        dtype = x.dtype
+        if self.is_weight or self.config.out_bits is not None:
+            # More than one step, and rounded to half precision but once.
+            x = widened(x)
+>>>>>>> 95e25ad (feat(functional): graphs of other tools of torch are those of the reference; half precision keeps quantizers in float32)
         if self.has_scale:
             scale = self.scale(x)
-            return scale * self._quantize(x / scale)
+            return (scale * self._quantize(x / scale)).to(dtype)
         # std(w) Q(w / std(w); clip) is Q(w; clip std(w)).
-        return self._quantize(x, normalized=self.weight_norm != 'none')
+        return self._quantize(
+            x, normalized=self.weight_norm != 'none').to(dtype)
 
     def _quantize(self, x: Tensor, normalized: bool = False) -> Tensor:
         clip: Tensor = self.clip
