@@ -15,16 +15,11 @@ from pycocotools.coco import COCO
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or (
     torch._dynamo.is_compiling)
 #: From torch 2.7 on; before that, ``torch.export`` does as compiling does.
-_is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
+is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 _METHODS = {
     HistoryBuffer: ('current', 'max', 'mean', 'min'),
     OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
 }
-
-
-def is_writing_graph() -> bool:
-    """Tell whether a graph is written that runs without this package."""
-    return torch.jit.is_tracing() or _is_exporting()
 
 
 def _method(owner: type, name: str) -> Callable:

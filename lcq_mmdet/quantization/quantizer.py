@@ -256,6 +256,7 @@ class LCQQuantizer(nn.Module):
         """
         self.signed.fill_(signed)
         self._read_buffers()
+        x = widened(x)
         self._fit_((x / self.scale(x)).flatten())
         self.misfit = None
         self.initialized.fill_(True)
@@ -311,18 +312,13 @@ class LCQQuantizer(nn.Module):
         if not self.is_initialized:
             why = f' ({self.misfit.reason})' if self.misfit else ''
             raise RuntimeError(
-<<<<<<< HEAD
                 f'this quantizer is not initialized{why}: load an LCQ '
                 'checkpoint that fits the config, or calibrate (LCQHook does '
                 'before training and testing)')
-=======
-                'this quantizer is not initialized: load an LCQ checkpoint, '
-                'or calibrate (LCQHook does before training and testing)')
         dtype = x.dtype
         if self.is_weight or self.config.out_bits is not None:
             # More than one step, and rounded to half precision but once.
             x = widened(x)
->>>>>>> 95e25ad (feat(functional): graphs of other tools of torch are those of the reference; half precision keeps quantizers in float32)
         if self.has_scale:
             scale = self.scale(x)
             return (scale * self._quantize(x / scale)).to(dtype)
