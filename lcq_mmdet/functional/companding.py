@@ -185,9 +185,14 @@ def check_arguments(x: Tensor, clip: Tensor, theta: Tensor, signed: bool,
                            f'{"(K)" if num_dims else "()"}')
 
 
+def is_half(x: Tensor) -> bool:
+    """Tell whether values are floating, and of less bits than float32."""
+    return x.is_floating_point() and torch.finfo(x.dtype).bits < 32
+
+
 def widened(x: Tensor) -> Tensor:
     """Return what is in half precision in float32, and else ``x``."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.float() if is_half(x) else x
 
 
 def deviation(x: Tensor) -> Tensor:
@@ -258,7 +263,7 @@ def lcq_quantize_reference(x: Tensor,
     """
     s = num_steps(bits, signed)
     check_arguments(x, clip, theta, signed, offset)
-    if widened(x).dtype != x.dtype:
+    if is_half(x):
         return lcq_quantize_reference(
             widened(x), widened(clip), widened(theta), bits, signed,
             None if offset is None else widened(offset),

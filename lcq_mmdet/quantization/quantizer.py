@@ -1,4 +1,5 @@
 """The quantizer of one tensor: its state and its forward."""
+from functools import partial
 from typing import Optional, Tuple
 
 import torch
@@ -13,6 +14,7 @@ from lcq_mmdet.functional import (MIN_DEVIATION, compress, deviation,
 from .config import QuantizerConfig
 from .fitting import fit_
 from .loading import Misfit, adapt_, settings_of
+from .precision import not_halved
 
 _MAX_SAMPLES = 2**16
 
@@ -113,20 +115,8 @@ class LCQQuantizer(nn.Module):
         self._read_buffers()
 
     def _apply(self, fn, *args, **kwargs):
-        """Stay in float32 where a model is cast to half precision.
-
-        A rounded clip or compander moves every threshold.
-        """
-
-        def cast(value: Tensor) -> Tensor:
-            changed = fn(value)
-            is_half = (changed.is_floating_point()
-                       and widened(changed).dtype != changed.dtype)
-            if not is_half:
-                return changed
-            return value.to(changed.device, torch.float32)
-
-        return super()._apply(cast, *args, **kwargs)
+        # A rounded clip or compander would move every threshold.
+        return super()._apply(partial(not_halved, fn), *args, **kwargs)
 
     @property
     def is_symmetric(self) -> bool:
