@@ -8,7 +8,7 @@ from test_mmcv_layers import ALL, make
 from torch import nn
 from torch.nn import functional as F
 
-from lcq_mmdet import LCQError, LCQConv2d, QuantizerConfig, calibrate_
+from lcq_mmdet import LCQConv2d, LCQError, QuantizerConfig, calibrate_
 from lcq_mmdet.export import export_packed
 from lcq_mmdet.functional import lcq_quantize, lcq_quantize_reference
 from lcq_mmdet.quantization.layers import lcq_quantizers

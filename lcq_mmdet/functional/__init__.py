@@ -12,8 +12,8 @@ from .step_size import (grid_of_step, initial_step, scale_gradient,
 __all__ = [
     'KERNELS', 'MIN_DEVIATION', 'check_arguments', 'check_bits', 'compress',
     'deviation', 'expand', 'grid_of_step', 'initial_step', 'is_half',
-    'lcq_quantize', 'lcq_quantize_reference', 'levels', 'lloyd_max_init', 'lowest_level',
-    'mse_init', 'num_steps', 'quantization_error', 'round_to_grid',
-    'sample_stride', 'scale_gradient', 'signed_step', 'slopes_and_knots',
-    'step_gradient_scale', 'unsigned_grid', 'widened'
+    'lcq_quantize', 'lcq_quantize_reference', 'levels', 'lloyd_max_init',
+    'lowest_level', 'mse_init', 'num_steps', 'quantization_error',
+    'round_to_grid', 'sample_stride', 'scale_gradient', 'signed_step',
+    'slopes_and_knots', 'step_gradient_scale', 'unsigned_grid', 'widened'
 ]
