@@ -14,6 +14,8 @@ from pycocotools.coco import COCO
 #: As a name of its own from torch 2.3 on.
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or (
     torch._dynamo.is_compiling)
+#: From torch 2.7 on; before that, ``torch.export`` does as compiling does.
+is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 _METHODS = {
     HistoryBuffer: ('current', 'max', 'mean', 'min'),
     OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),

@@ -42,7 +42,7 @@ def recomputing(*tensors: Tensor) -> AbstractContextManager:
     nodes = {
         y.data_ptr(): y.grad_fn
         for y in tensors
-        if y.numel() >= MIN_SIZE and hasattr(y.grad_fn, 'recompute')
+        if hasattr(y.grad_fn, 'recompute') and y.numel() >= MIN_SIZE
     }
     if not nodes:
         return nullcontext()

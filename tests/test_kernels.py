@@ -3,6 +3,7 @@
 Where there is no GPU, Triton's interpreter runs the CUDA kernel on the CPU.
 That shows what it computes, not that it is fast.
 """
+import runpy
 import subprocess
 import sys
 
@@ -504,3 +505,31 @@ def test_wrong_argument_is_named(function, changed, message):
                      theta=torch.zeros(16), bits=4, signed=True)
     with pytest.raises(LCQError, match=message):
         function(**{**arguments, **changed})
+
+
+SOURCE = """
+from lcq_mmdet.kernels.compiling import kept
+
+@kept(error_model='numpy')
+def half(x):
+    return x / 2
+"""
+
+
+@pytest.mark.parametrize('home', ['user', 'nowhere'])
+def test_compiled_code_of_a_read_only_package(home, tmp_path, monkeypatch,
+                                              recwarn):
+    cache = tmp_path / 'cache'
+    monkeypatch.setenv('XDG_CACHE_HOME', str(cache))
+    if home == 'nowhere':
+        cache.touch()
+    package = tmp_path / 'package'
+    package.mkdir()
+    # A file that has its name keeps the folder from being made, of root, too.
+    (package / '__pycache__').touch()
+    (package / 'source.py').write_text(SOURCE)
+    assert runpy.run_path(str(package / 'source.py'))['half'](3.) == 1.5
+    told = [str(warning.message) for warning in recwarn
+            if 'NUMBA_CACHE_DIR' in str(warning.message)]
+    assert len(told) == (home == 'nowhere')
+    assert any(cache.rglob('source.half*')) == (home == 'user')

@@ -81,7 +81,7 @@ def test_half_precision_is_kept():
     rounded, plain, x = make(False, bits=4)
     y = rounded(x.bfloat16())
     assert y.dtype == torch.bfloat16
-    expected = rounded.requantize(plain(x.bfloat16()).float())
+    expected = rounded.requantize(plain(x.bfloat16().float()))
     assert torch.equal(y, expected.bfloat16())
 
 

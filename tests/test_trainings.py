@@ -197,6 +197,29 @@ def test_config_in_pure_python_trains_from_another_folder(
 
 
 @pytest.mark.slow
+def test_learning_rate_is_scaled_in_one_process(tmp_path, call_tool):
+    """That of weights and of quantizers, from a batch of 4 to one of 16."""
+    write_dataset(tmp_path / 'data')
+    rates = {}
+    for name, flags in (('as it is', ()), ('scaled', ('--auto-scale-lr', ))):
+        cfg = make_config(tmp_path / 'data', tmp_path / name, **{
+            'auto_scale_lr': dict(enable=False, base_batch_size=16)})
+        without('val_', 'test_')(cfg)
+        cfg.param_scheduler = []
+        cfg.dump(tmp_path / 'config.py')
+        assert call_tool(
+            'train.py', tmp_path / 'config.py', '--bits', 4, *flags,
+            '--cfg-options', 'model.init=mse',
+            'default_hooks.lcq.require_float=False')[0] == 0
+        groups = load(tmp_path / name / 'epoch_1.pth')['optimizer'][
+            'param_groups']
+        rates[name] = sorted(group['lr'] for group in groups)
+    assert len(set(rates['scaled'])) > 1
+    assert rates['scaled'] == pytest.approx(
+        [rate / 4 for rate in rates['as it is']])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('name', FORMATS)
 def test_format_of_images(tmp_path, name):
     write_dataset(tmp_path / 'data', name='{}.png', write=FORMATS[name])

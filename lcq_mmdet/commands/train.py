@@ -17,7 +17,7 @@ def main(args: argparse.Namespace) -> None:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.loss_scale = 'dynamic'
     if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise LCQError('auto_scale_lr.base_batch_size: the config has '
                            'none, so --auto-scale-lr cannot scale')
         cfg.auto_scale_lr.enable = True

@@ -102,6 +102,11 @@ def check_exportable(model: nn.Module) -> Dict[str, QuantizedLayer]:
     layers = dict(lcq_layers(model))
     if not layers:
         raise LCQError('the model is float: it has no quantized layer')
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            raise LCQError(f'{name}: is {value.dtype}; only float32 can be '
+                           'exported: call model.float(), or take the '
+                           'checkpoint that it is from')
     for name, layer in layers.items():
         weight = layer.weight_quantizer
         if not (layer.act_quantizer.is_initialized and weight.is_initialized):
@@ -110,9 +115,6 @@ def check_exportable(model: nn.Module) -> Dict[str, QuantizedLayer]:
         if weight.is_packed:
             raise LCQError(f'{name}: is packed already; give the checkpoint '
                            'that the file was exported from')
-        if layer.weight.dtype != torch.float32:
-            raise LCQError(f'{name}: its weight is {layer.weight.dtype}; only '
-                           'float32 can be exported')
         for key, value in layer.state_dict().items():
             if not value.isfinite().all():
                 raise LCQError(f'{name}.{key}: is not finite')

@@ -1,6 +1,6 @@
 from .companding import (MIN_DEVIATION, check_arguments, check_bits, compress,
-                         deviation, expand, lcq_quantize_reference, levels,
-                         num_steps, slopes_and_knots)
+                         deviation, expand, is_half, lcq_quantize_reference,
+                         levels, num_steps, slopes_and_knots, widened)
 from .dispatch import KERNELS, lcq_quantize
 from .initialization import (lloyd_max_init, lowest_level, mse_init,
                              quantization_error)
@@ -11,9 +11,9 @@ from .step_size import (grid_of_step, initial_step, scale_gradient,
 
 __all__ = [
     'KERNELS', 'MIN_DEVIATION', 'check_arguments', 'check_bits', 'compress',
-    'deviation', 'expand', 'grid_of_step', 'initial_step', 'lcq_quantize',
-    'lcq_quantize_reference', 'levels', 'lloyd_max_init', 'lowest_level',
-    'mse_init', 'num_steps', 'quantization_error', 'round_to_grid',
-    'sample_stride', 'scale_gradient', 'signed_step', 'slopes_and_knots',
-    'step_gradient_scale', 'unsigned_grid'
+    'deviation', 'expand', 'grid_of_step', 'initial_step', 'is_half',
+    'lcq_quantize', 'lcq_quantize_reference', 'levels', 'lloyd_max_init',
+    'lowest_level', 'mse_init', 'num_steps', 'quantization_error',
+    'round_to_grid', 'sample_stride', 'scale_gradient', 'signed_step',
+    'slopes_and_knots', 'step_gradient_scale', 'unsigned_grid', 'widened'
 ]

@@ -77,9 +77,12 @@ def interval_of_input(v: Tensor, num_intervals: int) -> Tensor:
 
 
 def interval_of_output(u: Tensor, knots: Tensor) -> Tensor:
-    """Number the intervals that companded magnitudes lie in, int64."""
-    return torch.searchsorted(
-        knots[1:].detach().contiguous(), u.contiguous(), right=True)
+    """Number the intervals that companded magnitudes lie in, int64.
+
+    It is for few values: each is compared with all knots.
+    """
+    # Not searchsorted, which ONNX has not.
+    return (u.unsqueeze(-1) >= knots[1:].detach()).sum(-1)
 
 
 def compress(v: Tensor, theta: Tensor) -> Tensor:
@@ -103,7 +106,7 @@ def compress(v: Tensor, theta: Tensor) -> Tensor:
     return slopes[i] * (v - i.to(v.dtype) / len(theta)) + knots[i]
 
 
-def expand(u: Tensor, theta: Tensor) -> Tensor:
+def expand(u: Tensor, theta: Tensor, q: Optional[Tensor] = None) -> Tensor:
     """Map companded magnitudes back, f^-1.
 
     f^-1(u) = (u - beta_q) / gamma_q + d_q for beta_q <= u < beta_(q+1).
@@ -111,6 +114,8 @@ def expand(u: Tensor, theta: Tensor) -> Tensor:
     Args:
         u: Companded magnitudes in [0, 1], shape (N).
         theta: Logits of the interval heights, shape (K).
+        q: Numbers of the intervals that they lie in, int64, shape (N), where
+            they are known.
 
     Returns:
         Magnitudes in [0, 1], shape (N), dtype of ``u``; exactly 1 at 1.
@@ -120,7 +125,8 @@ def expand(u: Tensor, theta: Tensor) -> Tensor:
         tensor([0.0000, 0.2500, 1.0000])
     """
     slopes, knots = slopes_and_knots(theta)
-    q = interval_of_output(u.detach(), knots)
+    if q is None:
+        q = interval_of_output(u.detach(), knots)
     v = (u - knots[q]) / slopes[q] + q.to(u.dtype) / len(theta)
     end = torch.where(u >= 1, 1 - v, torch.zeros_like(v))
     return v + end.detach()
@@ -142,9 +148,12 @@ def levels(theta: Tensor, bits: int, signed: bool) -> Tensor:
         >>> levels(torch.zeros(16), bits=2, signed=False)
         tensor([0.0000, 0.3333, 0.6667, 1.0000])
     """
-    s = num_steps(bits, signed)
-    codes = torch.arange(s + 1, dtype=theta.dtype, device=theta.device)
-    return expand(codes / s, theta)
+    return expand(_grid(theta, num_steps(bits, signed)), theta)
+
+
+def _grid(theta: Tensor, s: int) -> Tensor:
+    """List what companded magnitudes are rounded to, shape (s + 1)."""
+    return torch.arange(s + 1, dtype=theta.dtype, device=theta.device) / s
 
 
 def check_arguments(x: Tensor, clip: Tensor, theta: Tensor, signed: bool,
@@ -176,20 +185,32 @@ def check_arguments(x: Tensor, clip: Tensor, theta: Tensor, signed: bool,
                            f'{"(K)" if num_dims else "()"}')
 
 
+def is_half(x: Tensor) -> bool:
+    """Tell whether values are floating, and of less bits than float32."""
+    return x.is_floating_point() and torch.finfo(x.dtype).bits < 32
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return what is in half precision in float32, and else ``x``."""
+    return x.float() if is_half(x) else x
+
+
 def deviation(x: Tensor) -> Tensor:
     """Compute the standard deviation of all values, 1e-5 or more.
 
     On the CPU it is taken in float64 and the same whoever computes it.
 
     Returns:
-        Deviation about the mean, in units of ``x``, shape ().
+        Deviation about the mean, in units of ``x``, shape (), float32 or
+        float64.
 
     Examples:
         >>> deviation(torch.tensor([1., 3.]))
         tensor(1.)
     """
-    values = x.double() if x.device.type == 'cpu' else x
-    return values.std(correction=0).to(x.dtype).clamp(min=MIN_DEVIATION)
+    values = x.double() if x.device.type == 'cpu' else widened(x)
+    return values.std(correction=0).to(
+        widened(x).dtype).clamp(min=MIN_DEVIATION)
 
 
 def lcq_quantize_reference(x: Tensor,
@@ -212,7 +233,8 @@ def lcq_quantize_reference(x: Tensor,
     where dQ/dx is 0.
 
     Args:
-        x: Values, shape (N), any floating dtype.
+        x: Values, shape (N), any floating dtype; half precision is computed
+            in float32.
         clip: Positive clip a, in units of ``x``, shape ().
         theta: Logits of the interval heights, shape (K).
         bits: Bit-width, 2 to 8.
@@ -241,6 +263,11 @@ def lcq_quantize_reference(x: Tensor,
     """
     s = num_steps(bits, signed)
     check_arguments(x, clip, theta, signed, offset)
+    if is_half(x):
+        return lcq_quantize_reference(
+            widened(x), widened(clip), widened(theta), bits, signed,
+            None if offset is None else widened(offset),
+            normalized).to(x.dtype)
     if normalized:
         unit = deviation(x)
         clip, offset = clip * unit, None if offset is None else offset * unit
@@ -254,10 +281,13 @@ def lcq_quantize_reference(x: Tensor,
     x_inside = torch.where(inside, x, torch.zeros_like(x))
     v = x_inside.detach().abs() / clip.detach()
     u = compress(v, theta)
-    u = u + ((u * s).round() / s - u).detach()
+    codes = (u.detach() * s).round()
+    u = u + (codes / s - u).detach()
+    q = interval_of_output(_grid(theta, s), slopes_and_knots(theta)[1])
+    q = q[codes.long().clamp(0, s)]
     # Zero in value, these carry the gradients of x and of -|x|/a.
     straight = ((x_inside - x_inside.detach()) - sign * v *
                 (clip - clip.detach()))
-    y = torch.where(inside, sign * clip * expand(u, theta) + straight,
+    y = torch.where(inside, sign * clip * expand(u, theta, q) + straight,
                     sign * clip)
     return torch.where(x.isnan(), x.detach(), y)

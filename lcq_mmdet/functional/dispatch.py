@@ -1,8 +1,11 @@
 """The quantizer as the layers call it: the fastest kernel there is."""
+import warnings
 from typing import Callable, Dict, Optional
 
 import torch
 from torch import Tensor
+
+from lcq_mmdet.compat import is_exporting
 
 from .companding import check_arguments, lcq_quantize_reference
 
@@ -22,6 +25,9 @@ def lcq_quantize(x: Tensor,
                  normalized: bool = False) -> Tensor:
     """Quantize with the fastest kernel there is for the device of ``x``.
 
+    Graphs that others read, of ``torch.jit.trace``, ``torch.export`` and
+    ``torch.onnx.export``, get the operations of the reference.
+
     Same arguments, result, gradients and errors as
     :func:`~lcq_mmdet.functional.lcq_quantize_reference`.
 
@@ -30,8 +36,14 @@ def lcq_quantize(x: Tensor,
         ...              torch.zeros(16), bits=2, signed=False)
         tensor([0.3333, 1.0000])
     """
+    if torch.jit.is_tracing():
+        with warnings.catch_warnings():
+            # Of numbers of values that no input changes.
+            warnings.simplefilter('ignore', torch.jit.TracerWarning)
+            return lcq_quantize_reference(x, clip, theta, bits, signed,
+                                          offset, normalized)
     kernel = KERNELS.get(x.device.type, lcq_quantize_reference)
-    if x.dtype == torch.float64 or not x.numel():
+    if is_exporting() or x.dtype == torch.float64 or not x.numel():
         kernel = lcq_quantize_reference
     # The reference does so itself.
     if kernel is not lcq_quantize_reference:

@@ -42,6 +42,10 @@ def round_to_grid(x: Tensor, step: Tensor, lowest: _Bound,
         >>> round_to_grid(x, torch.tensor(0.25), lowest=-8, highest=7)
         tensor([0.2500, 1.7500], grad_fn=<_RoundToGridBackward>)
     """
+    if torch.jit.is_tracing():
+        # A graph holds no function of Python, and no part without gradient.
+        rounded = _RoundToGrid.forward(None, x, step, lowest, highest)
+        return rounded.detach() + (x - x.detach())
     return _RoundToGrid.apply(x, step, lowest, highest)
 
 

@@ -15,6 +15,7 @@ from numba import njit, prange
 from lcq_mmdet.functional import MIN_DEVIATION
 
 from .addresses import floats_at
+from .compiling import kept
 from .cpu_tables import GROUP, Tables, code_in, interval_of, make_tables
 
 _TILE = 512
@@ -41,7 +42,7 @@ class Scaled(NamedTuple):
     mean: np.float32
 
 
-@njit(cache=True)
+@kept()
 def _pack(scaled, tables):
     """Put all into one array, as Python takes long to hold many."""
     slopes, knots, levels, thresholds = tables
@@ -99,7 +100,7 @@ def _look_up(magnitude, clip, tables, code):
         code[n] = code_in(v[n], code[n], slope[n], knot[n], num_intervals, s)
 
 
-@njit(cache=True, error_model='numpy')
+@kept(error_model='numpy')
 def _forward_chunk(x, y, clip, offset, tables, outputs, signed):
     thresholds = tables.thresholds
     magnitude = np.zeros(_TILE, np.float32)
@@ -129,7 +130,7 @@ def _forward_chunk(x, y, clip, offset, tables, outputs, signed):
             target[n] = y_n if x_n == x_n else x_n
 
 
-@njit(parallel=True, cache=True, error_model='numpy')
+@kept(parallel=True, error_model='numpy')
 def _forward_chunks(x, y, clip, offset, tables, outputs, signed):
     chunk = _chunk_size(len(x))
     for b in prange(_num_chunks(len(x))):
@@ -138,7 +139,7 @@ def _forward_chunks(x, y, clip, offset, tables, outputs, signed):
 
 
 # Sums in any order: these are the loops that need it to be vectorized.
-@njit(cache=True, fastmath={'reassoc'})
+@kept(fastmath={'reassoc'})
 def _power_sums(x, shift):
     first, second = 0., 0.
     for n in range(len(x)):
@@ -148,7 +149,7 @@ def _power_sums(x, shift):
     return first, second
 
 
-@njit(parallel=True, cache=True)
+@kept(parallel=True)
 def _normalize(x, clip, offset):
     """Measure clip and offset in units of the deviation of ``x``."""
     chunk = _chunk_size(len(x))
@@ -162,7 +163,7 @@ def _normalize(x, clip, offset):
     return Scaled(clip * unit, offset * unit, unit, np.float32(shift + mean))
 
 
-@njit(cache=True, error_model='numpy')
+@kept(error_model='numpy')
 def forward(x, y, size, heights, clip, offset, num_intervals, s, signed,
             normalized):
     """Quantize ``x`` into ``y``.
@@ -185,7 +186,7 @@ def forward(x, y, size, heights, clip, offset, num_intervals, s, signed,
     return state
 
 
-@njit(cache=True, error_model='numpy')
+@kept(error_model='numpy')
 def forward_again(x, y, size, state, num_intervals, s, signed, normalized):
     """Quantize ``x`` into ``y`` with the ``state`` :func:`forward` gave."""
     scaled, tables = _unpack(state, num_intervals, s)
@@ -195,7 +196,7 @@ def forward_again(x, y, size, state, num_intervals, s, signed, normalized):
                     scaled.offset, tables, outputs, signed)
 
 
-@njit(cache=True, error_model='numpy')
+@kept(error_model='numpy')
 def _backward_chunk(x, dy, dx, clip, offset, tables, signed, sums):
     num_intervals, thresholds = len(tables.slopes), tables.thresholds
     cells = len(sums)
@@ -248,7 +249,7 @@ def _backward_chunk(x, dy, dx, clip, offset, tables, signed, sums):
             lanes[:] = 0
 
 
-@njit(parallel=True, cache=True, error_model='numpy')
+@kept(parallel=True, error_model='numpy')
 def _backward_chunks(x, dy, dx, clip, offset, tables, signed):
     """Write dx; return sums of each chunk, shape (chunks, K + s + 2, 2).
 
@@ -265,13 +266,13 @@ def _backward_chunks(x, dy, dx, clip, offset, tables, signed):
     return sums
 
 
-@njit(cache=True)
+@kept()
 def _add_deviations_chunk(x, dx, mean, factor):
     for n in range(len(x)):
         dx[n] += factor * (x[n] - mean)
 
 
-@njit(parallel=True, cache=True)
+@kept(parallel=True)
 def _add_deviations(x, dx, mean, factor):
     chunk = _chunk_size(len(x))
     for b in prange(_num_chunks(len(x))):
@@ -279,7 +280,7 @@ def _add_deviations(x, dx, mean, factor):
         _add_deviations_chunk(x[part], dx[part], mean, factor)
 
 
-@njit(cache=True, error_model='numpy')
+@kept(error_model='numpy')
 def backward(x, dy, dx, size, state, num_intervals, s, signed, normalized):
     """Write the gradient ``dx``, all addresses of ``size`` float32 values.
 
@@ -306,7 +307,7 @@ def backward(x, dy, dx, size, state, num_intervals, s, signed, normalized):
     return grads
 
 
-@njit(cache=True, error_model='numpy')
+@kept(error_model='numpy')
 def _parameter_gradients(sums, clip, tables):
     """Turn sums of cells into gradients of clip and theta.
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from .compiling import kept
+
 #: Thresholds are compared in groups of as many; the last one is filled up.
 GROUP = 4
 #: With more steps, looking the code up is faster than comparing.
@@ -47,13 +49,13 @@ def code_in(v, i, slope, knot, num_intervals, s):
     return np.int32(np.rint(u * s) if u < np.float32(1) else s)
 
 
-@njit(cache=True, error_model='numpy')
+@kept(error_model='numpy')
 def _code(v, slopes, knots, s):
     i = interval_of(v, len(slopes))
     return code_in(v, i, slopes[i], knots[i], len(slopes), s)
 
 
-@njit(cache=True, error_model='numpy')
+@kept(error_model='numpy')
 def _expand(u, slopes, knots):
     """Map companded magnitudes, float32 and ascending, shape (N), back."""
     v = np.empty_like(u)
@@ -68,7 +70,7 @@ def _expand(u, slopes, knots):
     return v
 
 
-@njit(cache=True, error_model='numpy')
+@kept(error_model='numpy')
 def _is_monotone(slopes, knots, s):
     """Check that no code falls where one interval ends and the next begins.
 
@@ -88,7 +90,7 @@ def _is_monotone(slopes, knots, s):
     return True
 
 
-@njit(cache=True, error_model='numpy')
+@kept(error_model='numpy')
 def _find_thresholds(guesses, clip, slopes, knots, s):
     """Find the least magnitude of each code but 0, in place.
 
@@ -127,7 +129,7 @@ def _find_thresholds(guesses, clip, slopes, knots, s):
         patterns[n] = high
 
 
-@njit(cache=True, error_model='numpy')
+@kept(error_model='numpy')
 def make_tables(heights, s, clip):
     """Build the tables.
 

@@ -6,10 +6,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcq_mmdet.compat import is_compiling
+from lcq_mmdet.functional import is_half
 from lcq_mmdet.recompute import recomputing
 
 from .config import QuantizerConfig
 from .kinds import make_quantizer
+from .precision import not_halved
 from .pyramid import LevelQuantizers
 from .quantizer import LCQQuantizer
 
@@ -20,7 +22,8 @@ class QuantizedLayer(nn.Module):
     """What all quantized layers share; mixed into the class of a float one.
 
     ``weight`` and ``bias`` keep their names, shapes and float values, so a
-    float checkpoint loads unchanged. The bias stays in float.
+    float checkpoint loads unchanged. The bias stays in float. In a model that
+    is cast to half precision the weight stays in float32.
 
     Args:
         *args: Arguments of the float layer.
@@ -110,6 +113,7 @@ class QuantizedLayer(nn.Module):
         """
         quantizer = self.weight_quantizer
         if (self.training or torch.is_grad_enabled() or is_compiling()
+                or torch.jit.is_tracing()
                 # Its changes are not counted either.
                 or self.weight.is_inference()):
             return quantizer(self.weight)
@@ -121,6 +125,25 @@ class QuantizedLayer(nn.Module):
         """Set the mode, and clear the cache of the quantized weight."""
         self._cached = None
         return super().train(mode)
+
+    def _quantized(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """Quantize an input and the weight.
+
+        Returns:
+            Both in the type of the input where that is half precision.
+        """
+        x, weight = self.act_quantizer(x), self.quantized_weight()
+        return x, weight.to(x.dtype) if is_half(x) else weight
+
+    def _apply(self, fn, *args, **kwargs):
+        # What is quantized stays in float32: rounded to half precision, a
+        # weight near a threshold would take another level.
+        def cast(value: Tensor) -> Tensor:
+            if value is self.weight or value is self.weight.grad:
+                return not_halved(fn, value)
+            return fn(value)
+
+        return super()._apply(cast, *args, **kwargs)
 
     def __getstate__(self) -> Dict[str, Any]:
         return {**self.__dict__, '_cached': None}
@@ -174,7 +197,7 @@ class LCQConv2d(QuantizedLayer, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, shape (batch, in, height, width)."""
-        x, weight = self.act_quantizer(x), self.quantized_weight()
+        x, weight = self._quantized(x)
         with recomputing(x, weight):
             return self._conv_forward(x, weight, self.bias)
 
@@ -185,7 +208,7 @@ class LCQLinear(QuantizedLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x``, shape (..., in), to shape (..., out)."""
-        x, weight = self.act_quantizer(x), self.quantized_weight()
+        x, weight = self._quantized(x)
         with recomputing(x, weight):
             return F.linear(x, weight, self.bias)
 

@@ -19,8 +19,8 @@ class _OwnForward(QuantizedLayer):
 
     def forward(self, x: Tensor, *args) -> Tensor:
         """Compute what the float layer does; only ``x`` is quantized."""
-        x = self.act_quantizer(x)
-        layer = self.float_layer_with(self.quantized_weight())
+        x, weight = self._quantized(x)
+        layer = self.float_layer_with(weight)
         with recomputing(x):
             return layer.forward(x, *args)
 
@@ -66,8 +66,8 @@ class LCQDeformConv2dPack(QuantizedLayer, DeformConv2dPack):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, shape (batch, in, height, width)."""
-        offset, weight = self.conv_offset(x), self.quantized_weight()
-        x = self.act_quantizer(x)
+        offset = self.conv_offset(x)
+        x, weight = self._quantized(x)
         with recomputing(x):
             return deform_conv2d(x, offset, weight, self.stride, self.padding,
                                  self.dilation, self.groups,
@@ -83,8 +83,8 @@ class LCQModulatedDeformConv2dPack(QuantizedLayer, ModulatedDeformConv2dPack):
         """Convolve ``x``, shape (batch, in, height, width)."""
         rows, columns, mask = self.conv_offset(x).chunk(3, dim=1)
         offset = torch.cat([rows, columns], dim=1)
-        mask, weight = mask.sigmoid(), self.quantized_weight()
-        x = self.act_quantizer(x)
+        mask = mask.sigmoid()
+        x, weight = self._quantized(x)
         with recomputing(x):
             return modulated_deform_conv2d(
                 x, offset, mask, weight, self.bias, self.stride, self.padding,

@@ -1,4 +1,5 @@
 """The quantizer of one tensor: its state and its forward."""
+from functools import partial
 from typing import Optional, Tuple
 
 import torch
@@ -8,11 +9,12 @@ from torch import Tensor, nn
 from lcq_mmdet.functional import (MIN_DEVIATION, compress, deviation,
                                   lcq_quantize, levels, num_steps,
                                   round_to_grid, sample_stride, signed_step,
-                                  unsigned_grid)
+                                  unsigned_grid, widened)
 
 from .config import QuantizerConfig
 from .fitting import fit_
 from .loading import Misfit, adapt_, settings_of
+from .precision import not_halved
 
 _MAX_SAMPLES = 2**16
 
@@ -112,6 +114,10 @@ class LCQQuantizer(nn.Module):
         self.initialized.fill_(True)
         self._read_buffers()
 
+    def _apply(self, fn, *args, **kwargs):
+        # A rounded clip or compander would move every threshold.
+        return super()._apply(partial(not_halved, fn), *args, **kwargs)
+
     @property
     def is_symmetric(self) -> bool:
         """Whether every level but 0 comes with both signs."""
@@ -202,6 +208,7 @@ class LCQQuantizer(nn.Module):
             ``|x|`` where levels are symmetric, and else x above the offset;
             what is outside [0, 1] is clipped. Shape of ``x``.
         """
+        x = widened(x)
         x = x / self.scale(x)
         if self.is_symmetric:
             x = x.abs()
@@ -239,6 +246,7 @@ class LCQQuantizer(nn.Module):
         """
         self.signed.fill_(signed)
         self._read_buffers()
+        x = widened(x)
         self._fit_((x / self.scale(x)).flatten())
         self.misfit = None
         self.initialized.fill_(True)
@@ -297,11 +305,16 @@ class LCQQuantizer(nn.Module):
                 f'this quantizer is not initialized{why}: load an LCQ '
                 'checkpoint that fits the config, or calibrate (LCQHook does '
                 'before training and testing)')
+        dtype = x.dtype
+        if self.is_weight or self.config.out_bits is not None:
+            # More than one step, and rounded to half precision but once.
+            x = widened(x)
         if self.has_scale:
             scale = self.scale(x)
-            return scale * self._quantize(x / scale)
+            return (scale * self._quantize(x / scale)).to(dtype)
         # std(w) Q(w / std(w); clip) is Q(w; clip std(w)).
-        return self._quantize(x, normalized=self.weight_norm != 'none')
+        return self._quantize(
+            x, normalized=self.weight_norm != 'none').to(dtype)
 
     def _quantize(self, x: Tensor, normalized: bool = False) -> Tensor:
         clip: Tensor = self.clip

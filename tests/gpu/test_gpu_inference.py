@@ -55,3 +55,15 @@ def test_packed_file_detects_what_the_checkpoint_does(device, files):
     assert len(one.scores) and one.scores.device.type == device
     for key in ('bboxes', 'scores', 'labels'):
         torch.testing.assert_close(one[key], other[key], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+@torch.no_grad()
+def test_features_in_half_precision_are_near(device, files, dtype):
+    model = open_detector(files, 'epoch_1.pth', device)
+    expected = features(model, device)
+    x = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    found = model.to(dtype).extract_feat(x.to(device, dtype))
+    for level, same in zip(found, expected):
+        assert level.dtype == dtype
+        assert (level.cpu().float() - same).norm() < 0.1 * same.norm()
