@@ -54,8 +54,7 @@ class Outputs(nn.Module):
 @pytest.fixture(scope='module', params=[False, True],
                 ids=['shared', 'per_level'])
 def detector(request):
-    cfg = make_config(
-        modules=['backbone', 'neck', 'bbox_head'], per_level=request.param)
+    cfg = make_config(modules=['bbox_head'], per_level=request.param)
     return Outputs(make_model(cfg)).eval()
 
 

@@ -7,6 +7,7 @@ from mmdet.apis import inference_detector, init_detector
 from mmengine.registry import DATASETS
 
 from lcq_mmdet.export import export_packed
+from lcq_mmdet.quantization.layers import lcq_layers
 
 
 @pytest.fixture(scope='module')
@@ -59,11 +60,17 @@ def test_packed_file_detects_what_the_checkpoint_does(device, files):
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
 @torch.no_grad()
-def test_features_in_half_precision_are_near(device, files, dtype):
+def test_half_precision_changes_no_quantized_weight(device, files, dtype):
     model = open_detector(files, 'epoch_1.pth', device)
     expected = features(model, device)
+    layers = dict(lcq_layers(model))
+    weights = {name: layer.quantized_weight() for name, layer in
+               layers.items()}
     x = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     found = model.to(dtype).extract_feat(x.to(device, dtype))
+    for name, weight in weights.items():
+        assert torch.equal(layers[name].quantized_weight(), weight), name
     for level, same in zip(found, expected):
         assert level.dtype == dtype
-        assert (level.cpu().float() - same).norm() < 0.1 * same.norm()
+        # Where a network is not trained, values take other levels easily.
+        assert (level.cpu().float() - same).norm() < 0.5 * same.norm()
