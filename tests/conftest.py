@@ -50,6 +50,16 @@ _TINY_HEADS = {
         'model.test_cfg.rpn.max_per_img': 20,
         'model.test_cfg.rcnn.score_thr': 0.,
     },
+    # These are small as they are.
+    'RTMDet': {'model.test_cfg.score_thr': 0.},
+    'YOLOX': {'model.test_cfg.score_thr': 0.},
+}
+_TINY_HEADS['FCOS'] = _TINY_HEADS['ATSS'] = _TINY_HEADS['RetinaNet']
+_TINY_RESNET = {
+    'model.backbone.depth': 18,
+    'model.backbone.base_channels': 8,
+    'model.neck.in_channels': [8, 16, 32, 64],
+    'model.neck.out_channels': 16,
 }
 
 
@@ -57,10 +67,7 @@ def tiny_options(toy_coco, detector='RetinaNet'):
     """Options that make any config small, on the data at ``toy_coco``."""
     options = {
         **_TINY_HEADS[detector],
-        'model.backbone.depth': 18,
-        'model.backbone.base_channels': 8,
-        'model.neck.in_channels': [8, 16, 32, 64],
-        'model.neck.out_channels': 16,
+        **({} if detector in ('RTMDet', 'YOLOX') else _TINY_RESNET),
         'train_dataloader.batch_size': 8,
         'train_cfg.max_epochs': 2,
         'train_cfg.val_interval': 2,
