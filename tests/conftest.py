@@ -32,8 +32,15 @@ def pytest_configure():
         os.environ.setdefault('TRITON_INTERPRET', '1')
 
 
-_TINY_HEADS = {
+_TINY_RESNET = {
+    'model.backbone.depth': 18,
+    'model.backbone.base_channels': 8,
+    'model.neck.in_channels': [8, 16, 32, 64],
+    'model.neck.out_channels': 16,
+}
+_TINY_MODELS = {
     'RetinaNet': {
+        **_TINY_RESNET,
         'model.bbox_head.in_channels': 16,
         'model.bbox_head.feat_channels': 16,
         'model.bbox_head.stacked_convs': 1,
@@ -41,6 +48,7 @@ _TINY_HEADS = {
         'model.test_cfg.score_thr': 0.,
     },
     'FasterRCNN': {
+        **_TINY_RESNET,
         'model.rpn_head.in_channels': 16,
         'model.rpn_head.feat_channels': 16,
         'model.roi_head.bbox_roi_extractor.out_channels': 16,
@@ -54,20 +62,13 @@ _TINY_HEADS = {
     'RTMDet': {'model.test_cfg.score_thr': 0.},
     'YOLOX': {'model.test_cfg.score_thr': 0.},
 }
-_TINY_HEADS['FCOS'] = _TINY_HEADS['ATSS'] = _TINY_HEADS['RetinaNet']
-_TINY_RESNET = {
-    'model.backbone.depth': 18,
-    'model.backbone.base_channels': 8,
-    'model.neck.in_channels': [8, 16, 32, 64],
-    'model.neck.out_channels': 16,
-}
+_TINY_MODELS['FCOS'] = _TINY_MODELS['ATSS'] = _TINY_MODELS['RetinaNet']
 
 
 def tiny_options(toy_coco, detector='RetinaNet'):
     """Options that make any config small, on the data at ``toy_coco``."""
     options = {
-        **_TINY_HEADS[detector],
-        **({} if detector in ('RTMDet', 'YOLOX') else _TINY_RESNET),
+        **_TINY_MODELS[detector],
         'train_dataloader.batch_size': 8,
         'train_cfg.max_epochs': 2,
         'train_cfg.val_interval': 2,
@@ -118,6 +119,13 @@ def float_checkpoint(toy_coco, tmp_path_factory):
     path = tmp_path_factory.mktemp('float') / 'float.pth'
     torch.save(dict(state_dict=model.state_dict(), meta={}), path)
     return str(path)
+
+
+@pytest.fixture
+def sweep_config(tiny_config, float_checkpoint, tmp_path):
+    tiny_config.load_from = float_checkpoint
+    tiny_config.work_dir = str(tmp_path / 'sweep')
+    return tiny_config
 
 
 @pytest.fixture

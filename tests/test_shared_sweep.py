@@ -20,13 +20,6 @@ fork = multiprocessing.get_context('fork')
 
 
 @pytest.fixture
-def sweep_config(tiny_config, float_checkpoint, tmp_path):
-    tiny_config.load_from = float_checkpoint
-    tiny_config.work_dir = str(tmp_path / 'sweep')
-    return tiny_config
-
-
-@pytest.fixture
 def measured(monkeypatch, tmp_path):
     """A file with a line for each row that any process ran, and a result
     that is made up. The first process that runs ``measured.stuck`` does not

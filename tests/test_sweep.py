@@ -115,13 +115,6 @@ def test_rows_that_differ_have_folders_and_labels_that_differ():
 
 
 @pytest.fixture
-def sweep_config(tiny_config, float_checkpoint, tmp_path):
-    tiny_config.load_from = float_checkpoint
-    tiny_config.work_dir = str(tmp_path / 'sweep')
-    return tiny_config
-
-
-@pytest.fixture
 def measured(monkeypatch):
     """Folders of the rows that ran, each with a result made up; a test may
     put errors into ``measured.errors`` by folder."""

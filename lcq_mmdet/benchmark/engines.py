@@ -3,7 +3,8 @@ import copy
 import os.path as osp
 from functools import partial
 from itertools import count, product
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import (Any, Callable, Dict, List, Mapping, Optional, Sequence,
+                    Tuple)
 
 import onnx
 import torch
@@ -161,6 +162,31 @@ class Engines:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8)
         return target
+
+
+def engine_rows(case: str, measured: str, seconds: Mapping[str, float],
+                file_bytes: Mapping[str, int],
+                metrics: Mapping[str, Any]) -> List[Dict[str, Any]]:
+    """Make the rows of a case for a record.
+
+    Args:
+        case: What the detector is called.
+        measured: What was timed.
+        seconds: Times by name of the row.
+        file_bytes: Sizes of files, where there are any.
+        metrics: AP values by the names of ``CocoMetric``, where there are
+            any.
+    """
+    rows = []
+    for name, value in seconds.items():
+        row: Dict[str, Any] = dict(
+            case=case, name=name, seconds={measured: value})
+        if name in file_bytes:
+            row['file_bytes'] = file_bytes[name]
+        if name in metrics:
+            row['metrics'] = metrics[name]
+        rows.append(row)
+    return rows
 
 
 def test_metrics(cfg: Config, folder: str) -> Dict[str, float]:

@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from lcq_mmdet.export.engines import ENGINES
 
-from .engines import Engines
+from .engines import Engines, engine_rows
 from .timing import interleaved_medians
 from .whole import whole_rows
 
@@ -33,16 +33,7 @@ def inference_rows(case: str,
         contest = Engines(cfg, size, folder, engines)
         seconds = interleaved_medians(contest.calls(), rounds)
         metrics = contest.evaluate() if cfg.load_from else {}
-    rows = []
-    for name, value in seconds.items():
-        row: Dict[str, Any] = dict(
-            case=f'{case}, {size[0]} x {size[1]}',
-            name=name,
-            seconds=dict(network=value))
-        if name in contest.file_bytes:
-            row['file_bytes'] = contest.file_bytes[name]
-        if name in metrics:
-            row['metrics'] = metrics[name]
-        rows.append(row)
+    rows = engine_rows(f'{case}, {size[0]} x {size[1]}', 'network', seconds,
+                       contest.file_bytes, metrics)
     return rows + (
         whole_rows(case, cfg, rounds, engines) if cfg.load_from else [])

@@ -17,7 +17,8 @@ from lcq_mmdet.export.end2end import export_end2end
 from lcq_mmdet.export.evaluation import with_graph
 from lcq_mmdet.export.source import load_quantized, training_images
 
-from .engines import ARITHMETIC, TITLES, TORCH, TORCH_FLOAT, test_metrics
+from .engines import (ARITHMETIC, TITLES, TORCH, TORCH_FLOAT, engine_rows,
+                      test_metrics)
 from .timing import interleaved_medians
 
 # Options of export_end2end by name of the row.
@@ -72,18 +73,8 @@ def whole_rows(case: str, cfg: Config, rounds: int,
             name: test_metrics(graph_cfg, folder)
             for name, graph_cfg in configs.items()
         }
-    rows = []
-    for name, value in seconds.items():
-        row: Dict[str, Any] = dict(
-            case=f'{case}, images to boxes',
-            name=name,
-            seconds={'images to boxes': value})
-        if name in file_bytes:
-            row['file_bytes'] = file_bytes[name]
-        if name in metrics:
-            row['metrics'] = metrics[name]
-        rows.append(row)
-    return rows
+    return engine_rows(f'{case}, images to boxes', 'images to boxes', seconds,
+                       file_bytes, metrics)
 
 
 def _first_image(cfg: Config) -> Any:

@@ -75,9 +75,10 @@ def main(args: argparse.Namespace) -> None:
     uniform = None
     if args.budget_bits is not None:
         uniform = sensitivity.cost(args.budget_bits, everywhere=False)
+    budget = find_budget(args, uniform)
     check_budget(
         {bits: sensitivity.cost(bits) for bits in (widths[0], widths[-1])},
-        find_budget(args, uniform))
+        budget)
     rows: List[Dict[str, Any]] = []
     for bits in widths:
         measured, rest = sensitivity.layers(bits)
@@ -85,7 +86,6 @@ def main(args: argparse.Namespace) -> None:
     runs = [sensitivity.evaluate('float')]
     if args.budget_bits is not None:
         runs.append(sensitivity.evaluate('uniform bits', args.budget_bits))
-    budget = find_budget(args, runs[1]['cost'] if runs[1:] else None)
     chosen = assign_bits(
         rows, {key: most - rest[key]
                for key, most in budget.items()})

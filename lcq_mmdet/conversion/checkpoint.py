@@ -13,9 +13,11 @@ from .predictors import is_last_layer
 
 #: What the metadata of a packed file's state dict keeps its layers under.
 PACKED = 'lcq_packed'
+#: How the keys end that say what quantizers were fitted for.
+SETTINGS = '_quantizer.settings'
 _FLAG = '.weight_quantizer.packed'
 # A model has a value for these that a checkpoint without them stands for.
-_OPTIONAL = ('num_batches_tracked', _FLAG, '_quantizer.settings')
+_OPTIONAL = ('num_batches_tracked', _FLAG, SETTINGS)
 
 
 class KeyMatch(NamedTuple):

@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lcq_mmdet.conversion.checkpoint import SETTINGS
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.layers import QuantizedLayer, lcq_layers
 from lcq_mmdet.quantization.weight import QuantizedWeight
@@ -57,7 +58,7 @@ def export_packed(model: nn.Module,
     state, aliases = _distinct({
         key: value
         for key, value in model.state_dict().items()
-        if not key.endswith('_quantizer.settings')
+        if not key.endswith(SETTINGS)
     })
     expected, tensors = dict(state), dict(state)
     for name in layers:
@@ -156,7 +157,7 @@ def _common_keys(layers: Iterable[QuantizedLayer]) -> List[str]:
         f'.{key}': None
         for key in layer.state_dict()
         if key.startswith(('act_quantizer.', 'weight_quantizer.'))
-        and not key.endswith('.settings')
+        and not key.endswith(SETTINGS)
     } for layer in layers]
     return [key for key in own[0] if all(key in keys for keys in own)]
 

@@ -2,8 +2,7 @@
 import os
 import os.path as osp
 import time
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Optional, Sequence
+from typing import Any, ContextManager, Dict, Optional, Sequence
 
 from mmengine.dist import barrier, is_main_process
 from mmengine.utils import mkdir_or_exist
@@ -34,15 +33,13 @@ class Outcomes:
             for folder in folders
         }
 
-    @contextmanager
-    def held(self, folder: str) -> Iterator[bool]:
+    def held(self, folder: str) -> ContextManager[bool]:
         """Hold a row, so that no other process runs it.
 
-        Yields:
-            False if another process holds it.
+        Returns:
+            A context; its value is false if another process holds the row.
         """
-        with held_by_main(osp.join(folder, '.row')) as is_held:
-            yield is_held
+        return held_by_main(osp.join(folder, '.row'))
 
     def read(self, folder: str) -> Optional[Dict[str, Any]]:
         """Read the record of a row; ``None`` where it is yet to be run."""
