@@ -119,13 +119,14 @@ def _time_directions(contestants: Dict[str, Contestant], x: Tensor,
         inputs = [x, *parameters]
         y = function(x)
 
-        def forward(function=function) -> Tensor:
+        def forward(function: Callable = function) -> Tensor:
             return function(x)
 
-        def backward(y=y, inputs=inputs) -> Any:
+        def backward(y: Tensor = y, inputs: Any = inputs) -> Any:
             return torch.autograd.grad(y, inputs, dy, retain_graph=True)
 
-        def both(function=function, inputs=inputs) -> Any:
+        def both(function: Callable = function,
+                 inputs: Any = inputs) -> Any:
             return torch.autograd.grad(function(x), inputs, dy)
 
         calls[f'{name}/forward'] = forward

@@ -172,7 +172,7 @@ def _check(path: str, modules: Optional[Sequence[str]]) -> Row:
         unreached=unreached)
 
 
-def _try(what: str, function: Callable, *args) -> Any:
+def _try(what: str, function: Callable, *args: Any) -> Any:
     try:
         return function(*args)
     except Exception as error:

@@ -115,7 +115,7 @@ def check_keys(own: Mapping[str, Tensor], given: Mapping[str, Tensor],
 
 
 def check_packed(model: nn.Module, state: Mapping[str, Tensor], prefix: str,
-                 local_metadata: Mapping[str, Any], *args) -> None:
+                 local_metadata: Mapping[str, Any], *args: Any) -> None:
     """Raise an ``LCQError`` before a packed file's state is misread.
 
     A hook of a converted model, called before it loads a state dict; does

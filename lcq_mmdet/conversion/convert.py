@@ -1,6 +1,6 @@
 """Replace layers by quantized ones, by name and in place."""
 from dataclasses import dataclass
-from typing import Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -45,7 +45,7 @@ class ConversionSummary:
 
 def convert_(model: nn.Module,
              config: Optional[ConversionConfig] = None,
-             **options) -> ConversionSummary:
+             **options: Any) -> ConversionSummary:
     """Replace convolutions and linear layers by quantized ones, in place.
 
     Args:

@@ -23,7 +23,7 @@ def LCQModel(float_type: Optional[str] = None,
              frozen_stages: Optional[int] = -1,
              norm_eval: Optional[bool] = False,
              conversion: Optional[ConversionConfig] = None,
-             **cfg) -> nn.Module:
+             **cfg: Any) -> nn.Module:
     """Build a float model and convert it in place.
 
     The config stays flat and the result is an object of the float class, so
@@ -121,7 +121,7 @@ def _check_model_keys(float_type: Optional[str],
 def apply_lcq(cfg: Config,
               bits: Optional[int] = 4,
               conversion: Optional[ConversionConfig] = None,
-              **options) -> Config:
+              **options: Any) -> Config:
     """Turn any config of a float model into one of a quantized model.
 
     The given config is not changed. Applied to a quantized model's config,

@@ -64,7 +64,7 @@ class LCQDampeningHook(Hook):
     def before_train_iter(self,
                           runner: Runner,
                           batch_idx: int,
-                          data_batch=None) -> None:
+                          data_batch: Any = None) -> None:
         """Raise the factor, by the iterations of all runs so far."""
         done = runner.iter / runner.max_iters
         self._factor = self.weight * (1 - math.cos(math.pi * done)) / 2

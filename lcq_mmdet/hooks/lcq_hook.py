@@ -133,8 +133,8 @@ class LCQHook(Hook):
     def after_train_iter(self,
                          runner: Runner,
                          batch_idx: int,
-                         data_batch=None,
-                         outputs=None) -> None:
+                         data_batch: Any = None,
+                         outputs: Any = None) -> None:
         """Stop when training has diverged, before a checkpoint is written."""
         if (self.every_n_train_iters(runner, self.check_interval)
                 or is_saved_now(self, runner)):

@@ -1,4 +1,4 @@
-from typing import Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from mmengine.dist import is_main_process
@@ -62,7 +62,7 @@ class LCQMonitorHook(Hook):
     def before_train_iter(self,
                           runner: Runner,
                           batch_idx: int,
-                          data_batch=None) -> None:
+                          data_batch: Any = None) -> None:
         """Begin to observe, if it is time to."""
         if not (is_main_process()
                 and self.every_n_train_iters(runner, self.interval)):
@@ -84,8 +84,8 @@ class LCQMonitorHook(Hook):
     def after_train_iter(self,
                          runner: Runner,
                          batch_idx: int,
-                         data_batch=None,
-                         outputs=None) -> None:
+                         data_batch: Any = None,
+                         outputs: Any = None) -> None:
         """Send what was observed on its way to the host."""
         self._stop()
         scalars = {

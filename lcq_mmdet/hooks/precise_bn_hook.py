@@ -61,8 +61,8 @@ class LCQPreciseBNHook(Hook):
     def after_train_iter(self,
                          runner: Runner,
                          batch_idx: int,
-                         data_batch=None,
-                         outputs=None) -> None:
+                         data_batch: Any = None,
+                         outputs: Any = None) -> None:
         """Estimate in a loop of iterations, where one is about to be used."""
         loop, done = runner.train_loop, runner.iter + 1
         if not isinstance(loop, IterBasedTrainLoop):

@@ -5,8 +5,10 @@ variable ``LCQ_KERNELS`` or a call of :func:`use` chooses by hand.
 """
 import os
 import warnings
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import KERNELS, lcq_quantize_reference
@@ -14,7 +16,7 @@ from lcq_mmdet.functional import KERNELS, lcq_quantize_reference
 _CHOICES = ('auto', 'numba', 'triton', 'reference')
 
 
-def _without_triton(*arguments):
+def _without_triton(*arguments: Any) -> Tensor:
     """Say with the first CUDA tensor, and once, that the reference runs."""
     warnings.warn('Triton (for torch 2.4 or later) is not installed: LCQ runs '
                   'as many small operations on the GPU. Install it with '

@@ -1,5 +1,5 @@
 """The CPU kernel as torch calls it; only the input is saved in between."""
-from typing import Optional
+from typing import Any, Optional
 
 import numba
 import torch
@@ -31,7 +31,7 @@ def _use_threads_of_torch() -> None:
         numba.set_num_threads(threads)
 
 
-def _recompute(ctx) -> Tensor:
+def _recompute(ctx: Any) -> Tensor:
     x, = open_saved(ctx)
     y = torch.empty_like(x, dtype=torch.float32)
     dense = _dense_float(x, y)
@@ -44,7 +44,9 @@ def _recompute(ctx) -> Tensor:
 class _Quantize(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, x, clip, theta, bits, signed, offset, normalized):
+    def forward(ctx: Any, x: Tensor, clip: Tensor, theta: Tensor, bits: int,
+                signed: bool, offset: Optional[Tensor],
+                normalized: bool) -> Tensor:
         # empty_like is dense for every input, and x takes on its strides.
         y = torch.empty_like(x, dtype=torch.float32)
         dense = _dense_float(x, y)
@@ -62,7 +64,7 @@ class _Quantize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Any:
         x, = close_saved(ctx)
         dx = torch.empty_like(x, dtype=torch.float32)
         dense, grad = _dense_float(x, dx), _dense_float(grad, dx)

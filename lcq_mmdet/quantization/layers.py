@@ -1,5 +1,6 @@
 """The quantized layers, from float ones and back to them."""
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Type, TypeVar
+from typing import (Any, Callable, Dict, Iterator, List, Optional, Tuple, Type,
+                    TypeVar)
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +39,9 @@ class QuantizedLayer(nn.Module):
     _cached: Optional['_CachedWeight']
 
     def __init__(self,
-                 *args,
+                 *args: Any,
                  config: QuantizerConfig = QuantizerConfig(),
-                 **kwargs) -> None:
+                 **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._add_quantizers(config)
 
@@ -135,7 +136,7 @@ class QuantizedLayer(nn.Module):
         x, weight = self.act_quantizer(x), self.quantized_weight()
         return x, weight.to(x.dtype) if is_half(x) else weight
 
-    def _apply(self, fn, *args, **kwargs):
+    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> Any:
         # What is quantized stays in float32: rounded to half precision, a
         # weight near a threshold would take another level.
         def cast(value: Tensor) -> Tensor:
@@ -148,7 +149,8 @@ class QuantizedLayer(nn.Module):
     def __getstate__(self) -> Dict[str, Any]:
         return {**self.__dict__, '_cached': None}
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str,
+                              *args: Any) -> None:
         # A checkpoint that says nothing of packing has the weight in float.
         if f'{prefix}weight' in state_dict:
             state_dict.setdefault(f'{prefix}weight_quantizer.packed',

@@ -1,5 +1,5 @@
 """Quantized layers of mmcv's kinds, and which layer becomes which."""
-from typing import Dict, Type
+from typing import Any, Dict, Type
 
 import torch
 from mmcv.cnn import ConvAWS2d, ConvWS2d
@@ -17,7 +17,7 @@ from .layers import LCQConv2d, LCQLinear, QuantizedLayer
 class _OwnForward(QuantizedLayer):
     """Run the float layer's own forward on quantized input and weight."""
 
-    def forward(self, x: Tensor, *args) -> Tensor:
+    def forward(self, x: Tensor, *args: Any) -> Tensor:
         """Compute what the float layer does; only ``x`` is quantized."""
         x, weight = self._quantized(x)
         layer = self.float_layer_with(weight)

@@ -1,6 +1,6 @@
 """The quantizer of one tensor: its state and its forward."""
 from functools import partial
-from typing import Optional, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 import torch
 from mmengine.dist import broadcast, is_distributed
@@ -95,7 +95,8 @@ class LCQQuantizer(nn.Module):
         self.is_initialized = bool(self.initialized)
         self.is_packed = self.packed is not None and bool(self.packed)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str,
+                              *args: Any) -> None:
         self.misfit = adapt_(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._read_buffers()
@@ -114,7 +115,7 @@ class LCQQuantizer(nn.Module):
         self.initialized.fill_(True)
         self._read_buffers()
 
-    def _apply(self, fn, *args, **kwargs):
+    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> Any:
         # A rounded clip or compander would move every threshold.
         return super()._apply(partial(not_halved, fn), *args, **kwargs)
 

@@ -19,7 +19,8 @@ from lcq_mmdet.report.records import to_json, write_text
 _Value = TypeVar('_Value')
 
 
-def claim_work_dir(cfg: Config, work_dir: str, what: str, **options) -> None:
+def claim_work_dir(cfg: Config, work_dir: str, what: str,
+                   **options: Any) -> None:
     """Note what a work directory is for, or check that it is this.
 
     Args:

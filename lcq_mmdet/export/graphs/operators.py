@@ -1,5 +1,5 @@
 """Quantized layers in standard ONNX operators, in float arithmetic."""
-from typing import Dict, Mapping, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -104,7 +104,7 @@ def look_up(builder: GraphBuilder, codes: str, table: np.ndarray, name: str,
             codes; ``None`` for Gather.
     """
 
-    def op(op_type: str, *inputs: str, **attributes) -> str:
+    def op(op_type: str, *inputs: str, **attributes: Any) -> str:
         return builder.op(op_type, *inputs, scope=scope, **attributes)
 
     index = op('Cast', codes, to=TensorProto.INT32)
@@ -162,7 +162,7 @@ def quantize(builder: GraphBuilder, x: str, quantizer: LCQQuantizer,
     def constant(name: str, value: Tensor) -> str:
         return builder.constant(f'{scope}.{name}', array(value))
 
-    def op(op_type: str, *inputs: str, **attributes) -> str:
+    def op(op_type: str, *inputs: str, **attributes: Any) -> str:
         return builder.op(op_type, *inputs, scope=scope, **attributes)
 
     theta, steps = quantizer.theta, quantizer.num_steps
