@@ -11,7 +11,7 @@ import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
-from test_families import FAMILIES, build, make_config, settle_
+from test_families import FAMILIES, RESNET, build, make_config, settle_
 from torch import nn
 
 from lcq_mmdet import LCQError
@@ -30,7 +30,9 @@ from lcq_mmdet.export.graphs.trace import trace
 OUTPUTS = ['dets', 'labels']
 SIZES = [(2, 96, 128), (1, 77, 150), (3, 128, 64)]
 NAMES = ['retinanet', 'fcos', 'atss', 'gfl', 'rtmdet', 'yolox', 'faster-rcnn',
-         'ssdlite', 'yolov3']
+         'ssdlite', 'yolov3', 'detr',
+         'detr-sigmoid']
+QUERIES = {'num_queries': 25, 'test_cfg.max_per_img': 20}
 EXPORTED = {
     **FAMILIES, 'yolov3': ('yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py', {
         'backbone.widen_factor': 0.0625,
@@ -39,6 +41,13 @@ EXPORTED = {
         'neck.out_channels': [6, 6, 6],
         'bbox_head.in_channels': [6, 6, 6],
         'bbox_head.out_channels': [6, 6, 6],
+    }),
+    'detr': ('detr/detr_r50_8xb2-150e_coco.py', {
+        **RESNET, **QUERIES
+    }),
+    'detr-sigmoid': ('detr/detr_r50_8xb2-150e_coco.py', {
+        **RESNET, **QUERIES, 'bbox_head.loss_cls': dict(
+            type='FocalLoss', use_sigmoid=True, _delete_=True)
     })
 }
 

@@ -246,9 +246,11 @@ def test_kind_of_data(tmp_path, name):
             entry.update({key: str(entry[key])})
             for where, key in (('images', 'id'), ('annotations', 'image_id'))
             for entry in content[where]])
+    # mmdet 3.3 cannot pack a flipped image that is one pixel wide.
+    size = (256, 256) if 'size' in settings else (64, 64)
     train(make_config(
         data.parent, tmp_path / 'run', settings.get('classes', CLASSES),
-        (256, 256) if name == 'one image' else (64, 64), **{
+        size, **{
             'train_dataloader.dataset.filter_cfg.filter_empty_gt':
             settings.get('boxes', True)}))
 

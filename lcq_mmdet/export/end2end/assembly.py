@@ -7,7 +7,10 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from ..graphs.heads import POOLED, dense_head, second_stage_outputs
+from lcq_mmdet.errors import LCQError
+
+from ..graphs.heads import (POOLED, dense_head, has_queries,
+                            second_stage_outputs)
 from ..graphs.network import IMAGE, DetectorNetwork
 from ..graphs.trace import export_module
 from .composition import Part, join
@@ -37,11 +40,22 @@ class Assembly:
         LCQError: If a part of it cannot be in a graph; names the part.
     """
 
+    suppression: Suppression
+    score_thr: float
+
     def __init__(self, detector: Any, pipeline: Pipeline) -> None:
         self._network = DetectorNetwork(detector)
         self._before = preprocessing(detector.data_preprocessor, pipeline)
         self._head = dense_head(detector)
         names = self._network.outputs
+        if has_queries(detector):
+            _check_unpadded(detector, pipeline)
+            test_cfg = self._head.test_cfg
+            self._candidates = dense_candidates(self._head, test_cfg, names)
+            self.suppression = Suppression(
+                None, test_cfg.get('max_per_img', detector.num_queries))
+            self.score_thr = 0.
+            return
         if not self._network.region_heads:
             test_cfg, where = self._head.test_cfg, 'model.test_cfg'
             self._candidates = dense_candidates(self._head, test_cfg, names)
@@ -56,7 +70,7 @@ class Assembly:
             self._second = RegionBoxes(detector.roi_head.bbox_head, test_cfg)
             self._pooling = RegionPooling(
                 detector.roi_head.bbox_roi_extractor)
-        self.suppression: Suppression = read_suppression(
+        self.suppression = read_suppression(
             test_cfg, test_cfg.get('max_per_img'), where)
         self.score_thr = float(test_cfg.get('score_thr', 0))
 
@@ -113,6 +127,17 @@ class Assembly:
             [value(IMAGE, TensorProto.UINT8, ['N', 'H', 'W', 3])],
             [value(_OUTPUTS[0], TensorProto.FLOAT, ['N', 'K', 5]),
              value(_OUTPUTS[1], TensorProto.INT64, ['N', 'K'])])
+
+
+def _check_unpadded(detector: Any, pipeline: Pipeline) -> None:
+    """Raise an ``LCQError`` if queries would attend to padding."""
+    divisor = detector.data_preprocessor.pad_size_divisor
+    if pipeline.pads or divisor > 1:
+        what = ('the test pipeline has a Pad' if pipeline.pads else
+                f'model.data_preprocessor.pad_size_divisor is {divisor}')
+        raise LCQError(f'--end2end: {what}; the graph of a '
+                       f'{type(detector).__name__} does not know what is '
+                       'padding: take it out')
 
 
 def _part(network: onnx.ModelProto, inputs: List[str],

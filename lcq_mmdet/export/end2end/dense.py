@@ -5,15 +5,17 @@ boxes are clipped to, and the raw outputs of the head, and gives boxes, (N, P,
 4), in pixels, scores, (N, P), and labels, (N, P). What is no candidate has a
 negative score. Priors and decoding are mmdet's own.
 """
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple, Type
+from typing import (Any, Callable, Dict, List, Mapping, Optional, Sequence,
+                    Tuple, Type)
 
 import torch
-from mmdet.models.dense_heads import (GFLHead, RPNHead, RTMDetHead, YOLOV3Head,
-                                      YOLOXHead)
+from mmdet.models.dense_heads import (DETRHead, GFLHead, RPNHead, RTMDetHead,
+                                      YOLOV3Head, YOLOXHead)
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.task_modules.coders import (DeltaXYWHBBoxCoder,
                                               DistancePointBBoxCoder,
                                               TBLRBBoxCoder, YOLOBBoxCoder)
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError
@@ -202,11 +204,30 @@ class YOLOCandidates(DenseCandidates):
         return boxes, self.sized(boxes, scores), picked.classes
 
 
+class QueryCandidates(DenseCandidates):
+    """Queries, each with scores and one box in shares of the image."""
+
+    def forward(self, limits: Tensor, *outputs: Tensor) -> Candidates:
+        (values, ), (boxes, ) = self.maps(outputs)
+        count = self.test_cfg.get('max_per_img', values.shape[1])
+        if self.head.loss_cls.use_sigmoid:
+            picked = pick(values.sigmoid().transpose(1, 2).unsqueeze(1), count)
+            boxes = boxes.gather(
+                1, picked.priors.unsqueeze(-1).expand(-1, -1, 4))
+            scores, labels = picked.values, picked.classes
+        else:
+            # The last class is the background.
+            scores, labels = values.softmax(2)[..., :-1].max(2)
+        boxes = clip(bbox_cxcywh_to_xyxy(boxes) * limits, limits)
+        return boxes, scores, labels
+
+
 # A head goes the way of the method that it has or inherits.
 _GENERAL = (BaseDenseHead.predict_by_feat,
             BaseDenseHead._predict_by_feat_single,
             BaseDenseHead._bbox_post_process)
-_FAMILIES: Dict[Tuple[Callable[..., Any], ...], Type[DenseCandidates]] = {
+_FAMILIES: Dict[Tuple[Optional[Callable[..., Any]], ...],
+                Type[DenseCandidates]] = {
     _GENERAL: PyramidCandidates,
     (_GENERAL[0], RTMDetHead._predict_by_feat_single,
      RTMDetHead._bbox_post_process): PyramidCandidates,
@@ -217,6 +238,8 @@ _FAMILIES: Dict[Tuple[Callable[..., Any], ...], Type[DenseCandidates]] = {
     (YOLOXHead.predict_by_feat, _GENERAL[1], YOLOXHead._bbox_post_process):
     ObjectnessCandidates,
     (YOLOV3Head.predict_by_feat, _GENERAL[1], _GENERAL[2]): YOLOCandidates,
+    (DETRHead.predict_by_feat, DETRHead._predict_by_feat_single, None):
+    QueryCandidates,
 }
 
 
@@ -236,7 +259,7 @@ def dense_candidates(head: Any, test_cfg: Mapping[str, Any],
     family = _FAMILIES.get(
         (getattr(kind, 'predict_by_feat', None),
          getattr(kind, '_predict_by_feat_single', None),
-         getattr(kind, '_bbox_post_process', None)))  # type: ignore[arg-type]
+         getattr(kind, '_bbox_post_process', None)))
     custom = getattr(
         getattr(head, 'loss_cls', None), 'custom_cls_channels', False)
     coder = getattr(head, 'bbox_coder', None)

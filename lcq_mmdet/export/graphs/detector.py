@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lcq_mmdet.errors import LCQError
 
 from ..engines import ENGINES, check_engine
-from .heads import (check_supported, dense_head, region_heads,
+from .heads import (check_supported, dense_head, has_queries, region_heads,
                     second_stage_outputs)
 from .metadata import is_self_contained, load_graph
 from .network import IMAGE, dense_outputs, features
@@ -76,10 +76,18 @@ class GraphDetector(BaseModel):
             The samples with their predictions.
 
         Raises:
-            LCQError: If there is another mode.
+            LCQError: If there is another mode, or an image is padded and
+                the detector would have to know.
         """
         if mode != 'predict':
             raise LCQError(f"mode={mode!r}: a graph knows 'predict' only")
+        if has_queries(self.detector) and any(
+                tuple(sample.img_shape) != tuple(inputs.shape[2:])
+                for sample in data_samples):
+            raise LCQError(
+                'images of a batch have different sizes; the graph of a '
+                f'{type(self.detector).__name__} does not know what is '
+                'padding: set the batch_size of the dataloader to 1')
         return self.detect(self._network(inputs), data_samples)
 
     def detect(self, values: Sequence[Tensor],

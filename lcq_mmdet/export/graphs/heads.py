@@ -1,7 +1,7 @@
 """The heads of a detector, and which of them a graph can stand in for."""
 from typing import Any, List, NamedTuple, Sequence, Tuple
 
-from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from mmdet.models.detectors import DETR, SingleStageDetector, TwoStageDetector
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from torch import Tensor, nn
@@ -87,9 +87,14 @@ def dense_head(detector: Any) -> Any:
     return getattr(detector, 'bbox_head', None) or detector.rpn_head
 
 
+def has_queries(detector: nn.Module) -> bool:
+    """Tell whether boxes are those of queries, which attend to features."""
+    return type(detector) is DETR
+
+
 def check_supported(detector: nn.Module) -> None:
     """Raise an ``LCQError`` unless a graph can stand in for the network."""
-    if isinstance(detector, SingleStageDetector):
+    if isinstance(detector, SingleStageDetector) or has_queries(detector):
         return
     problem = type(detector).__name__
     if isinstance(detector, TwoStageDetector):
@@ -113,5 +118,5 @@ def check_supported(detector: nn.Module) -> None:
             return
     raise LCQError(
         f'{problem}: cannot be exported to ONNX; detectors of one stage can, '
-        'and Faster, Mask and Cascade R-CNN. A packed file (--out '
+        'DETR, and Faster, Mask and Cascade R-CNN. A packed file (--out '
         'NAME.safetensors) takes any detector, and runs in mmdet')

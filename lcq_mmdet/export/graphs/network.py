@@ -13,7 +13,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox2roi, get_box_tensor
 from torch import Tensor, nn
 
-from .heads import check_supported, dense_head, region_heads
+from .heads import check_supported, dense_head, has_queries, region_heads
 
 IMAGE = 'image'
 _FEATURE, _HEAD = 'feature', 'head'
@@ -49,8 +49,9 @@ class DetectorNetwork(nn.Module):
     def outputs(self) -> List[str]:
         """Names of the outputs.
 
-        ``head.I.L`` is output I of the dense head at level L of the pyramid;
-        with a second stage there are ``feature.L`` and ``second_stage...``.
+        ``head.I.L`` is output I of the dense head at level L of the pyramid,
+        or of its queries, with L = 0; with a second stage there are
+        ``feature.L`` and ``second_stage...``.
         """
         return self._example[1]
 
@@ -95,19 +96,11 @@ class DetectorNetwork(nn.Module):
         """
         if not self.region_heads:
             return ()
-        size = tuple(image.shape[2:])
-        samples = [
-            DetDataSample(
-                metainfo=dict(
-                    img_shape=size,
-                    ori_shape=size,
-                    batch_input_shape=size,
-                    scale_factor=(1., 1.))) for _ in image
-        ]
+        samples = _samples(image)
         maps = self.detector.extract_feat(image)
         proposals = self.detector.rpn_head.predict(
             maps, samples, rescale=False)
-        whole = image.new_tensor([[0, 0, *size[::-1]]])
+        whole = image.new_tensor([[0, 0, *image.shape[:1:-1]]])
         regions = bbox2roi([
             get_box_tensor(found.bboxes) if len(found) else whole
             for found in proposals
@@ -126,7 +119,7 @@ class DetectorNetwork(nn.Module):
         """
         features = self.detector.extract_feat(image)
         found: Dict[str, Tensor] = {}
-        for index, levels in enumerate(dense_head(self.detector)(features)):
+        for index, levels in enumerate(self._dense(image, features)):
             for level, value in enumerate(levels):
                 found[f'{_HEAD}.{index}.{level}'] = value
         if self.region_heads:
@@ -136,9 +129,30 @@ class DetectorNetwork(nn.Module):
             found.update(zip(head.outputs, head.compute(values)))
         return found
 
+    def _dense(self, image: Tensor, features: Any) -> Any:
+        """Compute what the dense head gives: maps, or rows of queries."""
+        if not has_queries(self.detector):
+            return dense_head(self.detector)(features)
+        found = self.detector.forward_transformer(features, _samples(image))
+        # Boxes are those of the last layer of the decoder.
+        return self.detector.bbox_head(found['hidden_states'][-1:])
+
     def forward(self, *inputs: Tensor) -> Tuple[Tensor, ...]:
         """Compute the outputs in the order of their names."""
         return tuple(self.compute(*inputs).values())
+
+
+def _samples(image: Tensor) -> List[DetDataSample]:
+    """Make the samples of images without padding."""
+    size = tuple(image.shape[2:])
+    return [
+        DetDataSample(
+            metainfo=dict(
+                img_shape=size,
+                ori_shape=size,
+                batch_input_shape=size,
+                scale_factor=(1., 1.))) for _ in image
+    ]
 
 
 def dense_outputs(names: Sequence[str],

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError
 
+from .heads import has_queries
 from .layers import Layer
 from .network import DetectorNetwork
 
@@ -46,7 +47,8 @@ def trace(network: DetectorNetwork,
     axes[network.inputs[0]].update({2: 'height', 3: 'width'})
     for name in outputs:
         axes[name] = {0: f'{name}_batch'}
-        if not name.startswith('second_stage'):
+        if not (name.startswith('second_stage') or has_queries(
+                network.detector)):
             axes[name].update({2: f'{name}_height', 3: f'{name}_width'})
     try:
         return export_module(network, inputs, network.inputs, outputs, axes)
