@@ -20,6 +20,7 @@ copybutton_prompt_text = '$ '
 
 html_theme = 'furo'
 html_title = f'lcq_mmdet {version}'
+html_show_copyright = False
 html_static_path = ['_static']
 html_css_files = ['tables.css']
 

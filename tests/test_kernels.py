@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lcq_mmdet import LCQError, kernels
-from lcq_mmdet.functional import (KERNELS, companding, dispatch, lcq_quantize,
-                                  lcq_quantize_reference, levels)
+from lcq_mmdet.functional import (KERNELS, dispatch, lcq_quantize,
+                                  lcq_quantize_reference, levels, reference)
 from lcq_mmdet.kernels.cells import make_tables
 from lcq_mmdet.kernels.cpu import lcq_quantize_cpu
 from lcq_mmdet.kernels.cpu_tables import make_tables as make_cpu_tables
@@ -25,14 +25,14 @@ import re
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from lcq_mmdet.kernels.cuda import _backward, _forward
+from lcq_mmdet.kernels.cuda_loops import backward, forward
 
 CONSTANTS = dict(K=16, S=15, SIGNED=False, COLUMNS=16, TILE=512)
 for dtype in ('fp32', 'bf16'):
     pointers = dict.fromkeys(('x_ptr', 'y_ptr', 'dy_ptr', 'dx_ptr', 'outputs'),
                              '*' + dtype)
     kinds = dict(pointers, size='i32', tiles='i32')
-    for kernel in _forward, _backward:
+    for kernel in forward, backward:
         names = kernel.arg_names
         source = ASTSource(
             kernel,
@@ -80,14 +80,14 @@ def be_program(number):
 with torch.no_grad():
     values[-2 * TILE:] = x
     be_program(SIZE // TILE - 1)
-    cuda._forward[(1, )](values, values, clip, offset, intervals,
+    cuda.forward[(1, )](values, values, clip, offset, intervals,
                          (offset + clip * levels[0]).bfloat16(), SIZE,
                          **constants)
     assert torch.equal(values[-TILE:], y[-TILE:].bfloat16())
     values[-2 * TILE:] = x
     sums = torch.empty(SIZE // TILE // 2, 18)
     be_program(len(sums) - 1)
-    cuda._backward[(1, )](values, values, values, sums, clip, offset,
+    cuda.backward[(1, )](values, values, values, sums, clip, offset,
                           intervals, levels, SIZE, 2, COLUMNS=16, **constants)
     assert torch.equal(values[-2 * TILE:], x.grad.bfloat16())
     torch.testing.assert_close(
@@ -347,7 +347,7 @@ def test_gradient_checkpointing(kernel):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_arguments_are_checked_once(monkeypatch, dtype):
     calls = []
-    for module in (dispatch, companding):
+    for module in (dispatch, reference):
         monkeypatch.setattr(module, 'check_arguments',
                             lambda *arguments: calls.append(arguments))
     lcq_quantize(*(torch.ones(shape, dtype=dtype) for shape in (3, (), 16)),

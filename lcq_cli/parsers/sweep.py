@@ -41,6 +41,22 @@ def make_parser() -> argparse.ArgumentParser:
         'each process takes other rows.')
     parser.add_argument('config', help='path of a config, or mmdet::...')
     add_launcher_arguments(parser)
+    _add_rows(parser)
+    parser.add_argument(
+        '--progressive',
+        action='store_true',
+        help='start each bit-width from the next higher one, and not from the '
+        'float detector; its clips and companders are kept, not calibrated '
+        'anew')
+    parser.add_argument(
+        '--no-train',
+        action='store_true',
+        help='calibrate and evaluate only')
+    return parser
+
+
+def _add_rows(parser: argparse.ArgumentParser) -> None:
+    """Add what says which rows there are."""
     parser.add_argument(
         '--bits',
         type=parse_bits,
@@ -82,17 +98,6 @@ def make_parser() -> argparse.ArgumentParser:
         help='fine-tune the float detector, too, for as long as the quantized '
         'ones: what they are to be compared with, since they train longer '
         'than the one they start from')
-    parser.add_argument(
-        '--progressive',
-        action='store_true',
-        help='start each bit-width from the next higher one, and not from the '
-        'float detector; its clips and companders are kept, not calibrated '
-        'anew')
-    parser.add_argument(
-        '--no-train',
-        action='store_true',
-        help='calibrate and evaluate only')
-    return parser
 
 
 def check(args: argparse.Namespace) -> Optional[str]:

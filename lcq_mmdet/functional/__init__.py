@@ -1,9 +1,10 @@
-from .companding import (MIN_DEVIATION, check_arguments, check_bits, compress,
-                         deviation, expand, is_half, lcq_quantize_reference,
-                         levels, num_steps, slopes_and_knots, widened)
+from .companding import (MIN_DEVIATION, check_bits, compress, deviation,
+                         expand, is_half, levels, num_steps, slopes_and_knots,
+                         widened)
 from .dispatch import KERNELS, lcq_quantize
 from .initialization import (lloyd_max_init, lowest_level, mse_init,
                              quantization_error)
+from .reference import check_arguments, lcq_quantize_reference
 from .requantization import round_to_grid, signed_step, unsigned_grid
 from .sampling import sample_stride
 from .step_size import (grid_of_step, initial_step, scale_gradient,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lcq_mmdet.compat import is_exporting
 
-from .companding import check_arguments, lcq_quantize_reference
+from .reference import check_arguments, lcq_quantize_reference
 
 Kernel = Callable[
     [Tensor, Tensor, Tensor, int, bool, Optional[Tensor], bool], Tensor]

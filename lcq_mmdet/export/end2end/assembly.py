@@ -14,7 +14,8 @@ from ..graphs.heads import (POOLED, dense_head, has_queries,
 from ..graphs.network import IMAGE, DetectorNetwork
 from ..graphs.trace import export_module
 from .composition import Part, join
-from .dense import DenseCandidates, dense_candidates
+from .dense import DenseCandidates
+from .families import dense_candidates
 from .preprocessing import LIMITS, PREPARED, Pipeline, preprocessing
 from .regions import RegionBoxes, RegionPooling, check_second_stage
 from .suppression import Suppression, read_suppression, suppression
@@ -39,23 +40,13 @@ class Assembly:
     Raises:
         LCQError: If a part of it cannot be in a graph; names the part.
     """
-
     suppression: Suppression
-    score_thr: float
 
     def __init__(self, detector: Any, pipeline: Pipeline) -> None:
         self._network = DetectorNetwork(detector)
         self._before = preprocessing(detector.data_preprocessor, pipeline)
         self._head = dense_head(detector)
         names = self._network.outputs
-        if has_queries(detector):
-            _check_unpadded(detector, pipeline)
-            test_cfg = self._head.test_cfg
-            self._candidates = dense_candidates(self._head, test_cfg, names)
-            self.suppression = Suppression(
-                None, test_cfg.get('max_per_img', detector.num_queries))
-            self.score_thr = 0.
-            return
         if not self._network.region_heads:
             test_cfg, where = self._head.test_cfg, 'model.test_cfg'
             self._candidates = dense_candidates(self._head, test_cfg, names)
@@ -70,8 +61,13 @@ class Assembly:
             self._second = RegionBoxes(detector.roi_head.bbox_head, test_cfg)
             self._pooling = RegionPooling(
                 detector.roi_head.bbox_roi_extractor)
-        self.suppression = read_suppression(
-            test_cfg, test_cfg.get('max_per_img'), where)
+        if has_queries(detector):
+            _check_unpadded(detector, pipeline)
+            self.suppression = Suppression(
+                None, test_cfg.get('max_per_img', detector.num_queries))
+        else:
+            self.suppression = read_suppression(
+                test_cfg, test_cfg.get('max_per_img'), where)
         self.score_thr = float(test_cfg.get('score_thr', 0))
 
     @torch.no_grad()

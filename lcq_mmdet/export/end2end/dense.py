@@ -5,28 +5,16 @@ boxes are clipped to, and the raw outputs of the head, and gives boxes, (N, P,
 4), in pixels, scores, (N, P), and labels, (N, P). What is no candidate has a
 negative score. Priors and decoding are mmdet's own.
 """
-from typing import (Any, Callable, Dict, List, Mapping, Optional, Sequence,
-                    Tuple, Type)
+from typing import Any, List, Mapping, Sequence, Tuple
 
 import torch
-from mmdet.models.dense_heads import (DETRHead, GFLHead, RPNHead, RTMDetHead,
-                                      YOLOV3Head, YOLOXHead)
-from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-from mmdet.models.task_modules.coders import (DeltaXYWHBBoxCoder,
-                                              DistancePointBBoxCoder,
-                                              TBLRBBoxCoder, YOLOBBoxCoder)
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
-
-from lcq_mmdet.errors import LCQError
 
 from ..graphs.network import dense_outputs
 from .selection import Picked, by_priors, clip, pick, take
 from .suppression import NOTHING
 
 Candidates = Tuple[Tensor, Tensor, Tensor]
-_CODERS = (DeltaXYWHBBoxCoder, DistancePointBBoxCoder, TBLRBBoxCoder,
-           YOLOBBoxCoder)
 
 
 class DenseCandidates(nn.Module):
@@ -151,122 +139,3 @@ class DistributionCandidates(PyramidCandidates):
         sides = sides.reshape(deltas.shape[0], -1, 4)
         centers = (priors[..., :2] + priors[..., 2:]) / 2
         return self.decode(centers, sides, limits)
-
-
-class ObjectnessCandidates(DenseCandidates):
-    """One class a point, and how sure it is that there is one (YOLOX)."""
-
-    def forward(self, limits: Tensor, *outputs: Tensor) -> Candidates:
-        classes, deltas, objects = (
-            torch.cat([level.flatten(2) for level in kind], 2)
-            for kind in self.maps(outputs))
-        priors = torch.cat(
-            self.priors(self.maps(outputs)[0], with_stride=True))
-        boxes = self.head._bbox_decode(priors, deltas.transpose(1, 2))
-        best, labels = classes.max(1)
-        scores = best.sigmoid() * objects[:, 0].sigmoid()
-        good = scores >= self.score_thr
-        return boxes, torch.where(good, scores, NOTHING), labels
-
-
-class YOLOCandidates(DenseCandidates):
-    """Anchors with everything in one map (YOLOv3)."""
-
-    def forward(self, limits: Tensor, *outputs: Tensor) -> Candidates:
-        maps, = self.maps(outputs)
-        head = self.head
-        levels, strides = [], []
-        for index, level in enumerate(maps):
-            values = by_priors(level, self.num_priors(index), head.num_attrib)
-            # (N, M, attributes), priors of one place beside each other.
-            values = values.permute(0, 3, 1, 2).flatten(1, 2)
-            levels.append(values)
-            strides.append(
-                torch.full_like(values[0, :, :1], head.featmap_strides[index]))
-        values, priors = torch.cat(levels, 1), torch.cat(self.priors(maps))
-        objects = values[..., 4].sigmoid()
-        classes = values[..., 5:].sigmoid()
-        confident = self.test_cfg.get('conf_thr', -1)
-        if confident > 0:
-            classes = torch.where((objects >= confident).unsqueeze(-1),
-                                  classes, NOTHING)
-        # Here, all priors together count as those of one level.
-        picked = pick(classes.transpose(1, 2).unsqueeze(1), self.nms_pre)
-        deltas = take(values[..., :4].transpose(1, 2).unsqueeze(1),
-                      picked.priors)
-        deltas = torch.cat([deltas[..., :2].sigmoid(), deltas[..., 2:]], -1)
-        boxes = head.bbox_coder.decode(
-            priors[picked.priors].flatten(0, 1), deltas.flatten(0, 1),
-            torch.cat(strides)[picked.priors].flatten(0, 1))
-        boxes = boxes.reshape(deltas.shape[0], -1, 4)
-        scores = picked.values * objects.gather(1, picked.priors)
-        scores = torch.where(picked.values > self.score_thr, scores, NOTHING)
-        return boxes, self.sized(boxes, scores), picked.classes
-
-
-class QueryCandidates(DenseCandidates):
-    """Queries, each with scores and one box in shares of the image."""
-
-    def forward(self, limits: Tensor, *outputs: Tensor) -> Candidates:
-        (values, ), (boxes, ) = self.maps(outputs)
-        count = self.test_cfg.get('max_per_img', values.shape[1])
-        if self.head.loss_cls.use_sigmoid:
-            picked = pick(values.sigmoid().transpose(1, 2).unsqueeze(1), count)
-            boxes = boxes.gather(
-                1, picked.priors.unsqueeze(-1).expand(-1, -1, 4))
-            scores, labels = picked.values, picked.classes
-        else:
-            # The last class is the background.
-            scores, labels = values.softmax(2)[..., :-1].max(2)
-        boxes = clip(bbox_cxcywh_to_xyxy(boxes) * limits, limits)
-        return boxes, scores, labels
-
-
-# A head goes the way of the method that it has or inherits.
-_GENERAL = (BaseDenseHead.predict_by_feat,
-            BaseDenseHead._predict_by_feat_single,
-            BaseDenseHead._bbox_post_process)
-_FAMILIES: Dict[Tuple[Optional[Callable[..., Any]], ...],
-                Type[DenseCandidates]] = {
-    _GENERAL: PyramidCandidates,
-    (_GENERAL[0], RTMDetHead._predict_by_feat_single,
-     RTMDetHead._bbox_post_process): PyramidCandidates,
-    (_GENERAL[0], GFLHead._predict_by_feat_single, _GENERAL[2]):
-    DistributionCandidates,
-    (_GENERAL[0], RPNHead._predict_by_feat_single, RPNHead._bbox_post_process):
-    RegionCandidates,
-    (YOLOXHead.predict_by_feat, _GENERAL[1], YOLOXHead._bbox_post_process):
-    ObjectnessCandidates,
-    (YOLOV3Head.predict_by_feat, _GENERAL[1], _GENERAL[2]): YOLOCandidates,
-    (DETRHead.predict_by_feat, DETRHead._predict_by_feat_single, None):
-    QueryCandidates,
-}
-
-
-def dense_candidates(head: Any, test_cfg: Mapping[str, Any],
-                     names: Sequence[str]) -> DenseCandidates:
-    """Choose the module for a head.
-
-    Args:
-        head: The dense head.
-        test_cfg: Its settings.
-        names: Names of the graph's outputs.
-
-    Raises:
-        LCQError: If there is none; names the head.
-    """
-    kind = type(head)
-    family = _FAMILIES.get(
-        (getattr(kind, 'predict_by_feat', None),
-         getattr(kind, '_predict_by_feat_single', None),
-         getattr(kind, '_bbox_post_process', None)))
-    custom = getattr(
-        getattr(head, 'loss_cls', None), 'custom_cls_channels', False)
-    coder = getattr(head, 'bbox_coder', None)
-    is_known = coder is None or type(coder) in _CODERS
-    if family is None or custom or not is_known:
-        why = '' if is_known else f' with {type(coder).__name__}'
-        raise LCQError(
-            f'{kind.__name__}{why}: boxes of this head cannot be decoded in a '
-            'graph; export without --end2end, and mmdet decodes them')
-    return family(head, test_cfg, names)

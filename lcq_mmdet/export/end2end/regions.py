@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lcq_mmdet.errors import LCQError
 
-from .dense import _CODERS, Candidates
+from .dense import Candidates
+from .families import CODERS
 from .selection import clip
 from .suppression import NOTHING
 
@@ -156,7 +157,7 @@ def _head_problem(head: Any, extractor: Any) -> str:
     layers: Sequence[Any] = extractor.roi_layers
     if (type(head)._predict_by_feat_single is not
             BBoxHead._predict_by_feat_single or head.custom_cls_channels
-            or type(head.bbox_coder) not in _CODERS or not head.with_reg):
+            or type(head.bbox_coder) not in CODERS or not head.with_reg):
         return type(head).__name__
     if type(extractor) is not SingleRoIExtractor:
         return type(extractor).__name__

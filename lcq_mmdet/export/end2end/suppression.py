@@ -1,5 +1,5 @@
 """Leaving out boxes that overlap better ones, in standard operators."""
-from typing import Any, Mapping, NamedTuple, Optional
+from typing import Any, List, Mapping, NamedTuple, Optional
 
 import onnx
 
@@ -71,35 +71,6 @@ def suppression(how: Suppression, at_least: int = 0) -> onnx.ModelProto:
         there is no candidate, and ``groups``, (N, P), int64, to ``dets``,
         (N, K, 5), and ``labels``, (N, K), best first.
     """
-    apart = [
-        'known = Unsqueeze (valid, last)',
-        'positive = Where (known, boxes, zero)',
-        # Boxes of different groups are moved apart, as mmcv does it.
-        'largest = ReduceMax <axes = [1, 2], keepdims = 1> (positive)',
-        'step = Add (largest, one)',
-        'number = Cast <to = 1> (groups)',
-        'column = Unsqueeze (number, last)',
-        'offset = Mul (column, step)',
-        'apart = Add (boxes, offset)'
-    ]
-    suppress = [
-        *(['apart = Identity (boxes)'] if how.agnostic else apart),
-        'rows = Unsqueeze (scores, middle)',
-        'chosen = NonMaxSuppression (apart, rows, most, iou, nobody)',
-        'place = Gather <axis = 1> (chosen, image_and_box)',
-        # One place beyond the end, so that there always is one.
-        'first = Concat <axis = 0> (none, count)',
-        'beyond = Unsqueeze (first, front)',
-        'places = Concat <axis = 0> (place, beyond)',
-        'found = Shape <start = 0, end = 1> (places)',
-        'marks = ConstantOfShape <value = float[1] {1.0}> (found)',
-        'after = Add (count, unit)',
-        'extent = Concat <axis = 0> (batch, after)',
-        'blank = ConstantOfShape <value = float[1] {0.0}> (extent)',
-        'marked = ScatterND (blank, places, marks)',
-        'kept = Slice (marked, none, count, unit)',
-        'is_kept = Greater (kept, zero)',
-    ] if how.iou_threshold is not None else ['is_kept = Identity (valid)']
     return parse(
         'suppress (float[N, P, 4] boxes, float[N, P] scores, '
         'int64[N, P] groups) => (float[N, K, 5] dets, int64[N, K] labels)\n'
@@ -114,7 +85,7 @@ def suppression(how: Suppression, at_least: int = 0) -> onnx.ModelProto:
             'count = Shape <start = 1, end = 2> (scores)',
             'most = Min (count, limit)',
             'valid = Greater (scores, nobody)',
-            *suppress,
+            *_lines(how),
             'ranked = Where (is_kept, scores, nothing)',
             'score, index = TopK (ranked, most)',
             'is_box = Greater (score, nobody)',
@@ -136,3 +107,38 @@ def suppression(how: Suppression, at_least: int = 0) -> onnx.ModelProto:
             'group = GatherElements <axis = 1> (groups, index_cut)',
             'labels = Where (is_box_cut, group, absent)',
         ])
+
+
+def _lines(how: Suppression) -> List[str]:
+    """Write which candidates are kept, ``is_kept``, (N, P)."""
+    if how.iou_threshold is None:
+        return ['is_kept = Identity (valid)']
+    apart = [
+        'known = Unsqueeze (valid, last)',
+        'positive = Where (known, boxes, zero)',
+        # Boxes of different groups are moved apart, as mmcv does it.
+        'largest = ReduceMax <axes = [1, 2], keepdims = 1> (positive)',
+        'step = Add (largest, one)',
+        'number = Cast <to = 1> (groups)',
+        'column = Unsqueeze (number, last)',
+        'offset = Mul (column, step)',
+        'apart = Add (boxes, offset)'
+    ]
+    return [
+        *(['apart = Identity (boxes)'] if how.agnostic else apart),
+        'rows = Unsqueeze (scores, middle)',
+        'chosen = NonMaxSuppression (apart, rows, most, iou, nobody)',
+        'place = Gather <axis = 1> (chosen, image_and_box)',
+        # One place beyond the end, so that there always is one.
+        'first = Concat <axis = 0> (none, count)',
+        'beyond = Unsqueeze (first, front)',
+        'places = Concat <axis = 0> (place, beyond)',
+        'found = Shape <start = 0, end = 1> (places)',
+        'marks = ConstantOfShape <value = float[1] {1.0}> (found)',
+        'after = Add (count, unit)',
+        'extent = Concat <axis = 0> (batch, after)',
+        'blank = ConstantOfShape <value = float[1] {0.0}> (extent)',
+        'marked = ScatterND (blank, places, marks)',
+        'kept = Slice (marked, none, count, unit)',
+        'is_kept = Greater (kept, zero)',
+    ]
