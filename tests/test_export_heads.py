@@ -3,17 +3,19 @@ import copy
 
 import onnx
 import pytest
+import test_families as families
 import torch
 from exporting import build, make_config, make_model
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from torch import nn
 
-from lcq_mmdet import LCQError
+from lcq_mmdet import LCQError, convert_
 from lcq_mmdet.export.end2end.regions import check_second_stage
 from lcq_mmdet.export.graphs import GraphDetector, export_onnx
 from lcq_mmdet.export.graphs.heads import check_supported, region_heads
 from lcq_mmdet.export.graphs.network import DetectorNetwork
+from lcq_mmdet.quantization.calibration import initialize_, observe
 
 MASKS = dict(
     mask_roi_extractor=dict(
@@ -135,3 +137,17 @@ def test_other_heads_are_refused_with_what_to_do():
         check_supported(model)
     with pytest.raises(LCQError, match='^Sequential: cannot be exported'):
         check_supported(nn.Sequential())
+
+
+@pytest.mark.parametrize('exclude', [[], ['neck.deconv_layers.*.conv']])
+def test_deformable_layers_are_refused_by_name(tmp_path, exclude):
+    """As quantized ones, and as float ones."""
+    model = families.build(families.make_config('centernet', tmp_path))
+    convert_(model, bits=4, exclude=exclude)
+    with torch.no_grad(), observe(model.eval()) as observations:
+        model.extract_feat(torch.randn(1, 3, 64, 64))
+    initialize_(model, observations)
+    with pytest.raises(LCQError, match=r'^neck\.deconv_layers\.0\.conv: '
+                       r'.*ModulatedDeformConv2d.*; write a \.safetensors'):
+        export_onnx(model, str(tmp_path / 'model.onnx'), {})
+    assert not (tmp_path / 'model.onnx').exists()

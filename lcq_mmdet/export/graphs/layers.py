@@ -25,10 +25,13 @@ def exportable_layers(model: nn.Module) -> Dict[str, Any]:
     layers: Dict[str, Any] = {}
     for name, layer in lcq_layers(model):
         if not isinstance(layer, (LCQConv2d, LCQLinear)):
-            raise LCQError(
-                f'{name}: a quantized {layer.float_class.__name__} cannot be '
-                'exported to ONNX; leave it in float with model.exclude, or '
-                'write a .safetensors file')
+            kind = layer.float_class
+            # Those of mmcv's own operators are in no graph in float either.
+            remedy = '' if kind.__module__.startswith('mmcv.ops') else (
+                'leave it in float with model.exclude, or ')
+            raise LCQError(f'{name}: a quantized {kind.__name__} cannot be '
+                           f'exported to ONNX; {remedy}write a .safetensors '
+                           'file')
         if isinstance(layer.act_quantizer, LevelQuantizers):
             raise LCQError(
                 f'{name}: per_level=True cannot be exported to ONNX; write a '

@@ -37,8 +37,8 @@ def trace(network: DetectorNetwork,
             them.
 
     Raises:
-        LCQError: If it has an operator that the exporter does not know;
-            names the layer.
+        LCQError: If it has an operator that the exporter, or ONNX, does not
+            know; names the layer.
     """
     outputs, inputs = network.outputs, network.example(*network.size)
     network = copy.deepcopy(network).requires_grad_(False)
@@ -51,11 +51,25 @@ def trace(network: DetectorNetwork,
                 network.detector)):
             axes[name].update({2: f'{name}_height', 3: f'{name}_width'})
     try:
-        return export_module(network, inputs, network.inputs, outputs, axes)
+        graph = export_module(network, inputs, network.inputs, outputs, axes)
     except _ERRORS as error:
         name, reason = _find_culprit(network, inputs)
         raise LCQError(f'{name}: cannot be exported to ONNX: '
                        f'{reason or _first_line(error)}') from None
+    for node in graph.graph.node:
+        if node.domain not in ('', DOMAIN):
+            raise LCQError(f'{_module_of(node)}: cannot be exported to ONNX, '
+                           f'which has no {node.domain}::{node.op_type}; '
+                           'write a .safetensors file')
+    return graph
+
+
+def _module_of(node: onnx.NodeProto) -> str:
+    """Read the module from a node's name, /neck/convs/convs.0/operator."""
+    parts = node.name.split('/')[1:-1]
+    return '.'.join(
+        part for part, child in zip(parts, [*parts[1:], ''])
+        if not child.startswith(f'{part}.'))
 
 
 def _make_opaque(detector: nn.Module, layers: Mapping[str, Layer]) -> None:
