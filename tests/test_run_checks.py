@@ -74,6 +74,11 @@ def test_package_that_a_config_needs_is_named(tmp_path, text):
     assert 'no_such_package' in error and '\n' not in error
 
 
+def test_name_that_no_package_has_is_named():
+    with pytest.raises(LCQError, match=r"^config='mmdet::no/such\.py': "):
+        read_config('mmdet::no/such.py')
+
+
 @pytest.mark.skipif(find_spec('mmpretrain') is not None, reason='is there')
 def test_published_config_names_the_package_once():
     with pytest.raises(LCQError) as info:
