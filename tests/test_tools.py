@@ -53,19 +53,21 @@ def test_float_to_4_bit_to_report(config_file, tmp_path):
         assert result.returncode == 0, result.stderr[-3000:]
         return result.stdout + result.stderr
 
+    quantized = tmp_path / 'work_dirs/tiny_4bit'
     run('train.py', config_file)
-    run('train.py', config_file, '--bits', 4, '--work-dir', 'lcq',
-        '--cfg-options', 'load_from=work_dirs/tiny/epoch_2.pth')
-    assert load(tmp_path / 'lcq/epoch_2.pth')['meta']['epoch'] == 2
-    run('train.py', config_file, '--bits', 4, '--work-dir', 'lcq', '--resume',
-        '--cfg-options', 'train_cfg.max_epochs=3',
+    run('train.py', config_file, '--bits', 4, '--cfg-options',
         'load_from=work_dirs/tiny/epoch_2.pth')
-    assert load(tmp_path / 'lcq/epoch_3.pth')['meta']['epoch'] == 3
-    run('test.py', tmp_path / 'lcq/tiny.py', 'lcq/epoch_3.pth', '--out',
+    assert load(quantized / 'epoch_2.pth')['meta']['epoch'] == 2
+    run('train.py', config_file, '--bits', 4, '--resume', '--cfg-options',
+        'train_cfg.max_epochs=3',
+        'load_from=work_dirs/tiny/epoch_2.pth')
+    assert load(quantized / 'epoch_3.pth')['meta']['epoch'] == 3
+    run('test.py', quantized / 'tiny.py', quantized / 'epoch_3.pth', '--out',
         'predictions.pkl', '--work-dir', 'tested')
     assert (tmp_path / 'predictions.pkl').stat().st_size
 
-    output = run('report.py', 'work_dirs/tiny', 'lcq', '--out-dir', 'report')
+    output = run('report.py', 'work_dirs/tiny', quantized, '--out-dir',
+                 'report')
     assert 'AP - float' in output
     rows = json.loads((tmp_path / 'report/report.json').read_text())['rows']
     assert [row['bits'] for row in rows] == ['float', '4/4']

@@ -17,14 +17,22 @@ from lcq_mmdet.conversion.model import apply_lcq
 from lcq_mmdet.errors import LCQError
 
 _CONFIGS = osp.join(osp.dirname(lcq_mmdet.__file__), '.mim', 'configs')
-_BITS = ('bits', 'weight_bits', 'act_bits')
+# Bit-widths, and how they are named in a work directory.
+_BITS = {'bits': '_{}bit', 'weight_bits': '_w{}', 'act_bits': '_a{}'}
 
 
-def load_config(args: argparse.Namespace) -> Config:
+def load_config(args: argparse.Namespace, suffix: str = '') -> Config:
     """Read the config that the arguments name and apply their options.
 
     ``args.config`` is a path or ``mmdet::...``; with a bit-width, the latter
     starts from mmdet's published checkpoint unless ``load_from`` is set.
+    The default work directory is that of the config, ``suffix`` and the
+    bit-width: a quantized run replaces nothing of the float one.
+
+    Args:
+        args: Those of a command.
+        suffix: What comes after the config's name in the default work
+            directory.
 
     Raises:
         LCQError: If there is no such config, or a bit-width is invalid.
@@ -38,10 +46,12 @@ def load_config(args: argparse.Namespace) -> Config:
     # A sweep has lists of bits, and applies them to copies of the config.
     if any(isinstance(value, int) for value in bits.values()):
         cfg = apply_lcq(cfg, **{'bits': None, **bits})
+        suffix += ''.join(
+            _BITS[key].format(value) for key, value in bits.items())
     cfg.launcher = args.launcher
     if args.work_dir or not cfg.get('work_dir'):
         name = osp.splitext(osp.basename(args.config))[0]
-        cfg.work_dir = args.work_dir or osp.join('work_dirs', name)
+        cfg.work_dir = args.work_dir or osp.join('work_dirs', name + suffix)
     return cfg
 
 

@@ -63,7 +63,7 @@ def write_report(rows: List[Dict[str, Any]], runs: List[Dict[str, Any]],
 def main(args: argparse.Namespace) -> None:
     if not (args.budget_bits or args.budget_mb or args.budget_gbops):
         args.budget_bits = 3
-    cfg = load_config(args)
+    cfg = load_config(args, '_sensitivity')
     if args.checkpoint:
         cfg.load_from = args.checkpoint
     check_files(cfg, ('train_dataloader', 'test_dataloader'))

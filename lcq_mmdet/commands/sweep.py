@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> None:
     if not (args.bits or args.weight_bits or args.act_bits):
         args.bits = [32, 8, 4, 3, 2]
     widths = pair_bits(args.bits, args.weight_bits, args.act_bits)
-    cfg = load_config(args)
+    cfg = load_config(args, '_sweep')
     seeds = args.seeds or [cfg.get('randomness', {}).get('seed') or 0]
     variants = read_variants(args)
     rows = plan(widths, variants, [] if args.no_train else seeds,
