@@ -292,6 +292,22 @@ def test_uncalibrated_layer_is_named(exported, tmp_path):
         export_packed(model, str(tmp_path / 'model.safetensors'), {})
 
 
+@pytest.mark.parametrize('quantize, message', [
+    (lambda x, **options: x, 'different values$'),
+    (lambda x, **options: (x * 10 / x.abs().max()).round(),
+     'values, too many for 4 bits$')
+], ids=['any', '21'])
+def test_weight_of_more_values_than_its_bits_is_refused(
+        exported, tmp_path, monkeypatch, quantize, message):
+    """As a broken quantizer would give it."""
+    model = copy.deepcopy(exported[1])
+    quantizer = dict(lcq_layers(model))[LAYER].weight_quantizer
+    monkeypatch.setattr(quantizer, '_quantize', quantize)
+    with pytest.raises(LCQError,
+                       match=f'^{LAYER}: its weight has [0-9]+ {message}'):
+        export_packed(model, str(tmp_path / 'model.safetensors'), {})
+
+
 @pytest.mark.parametrize('key', ['weight', 'act_quantizer.clip'])
 def test_value_that_is_not_finite_is_named(exported, tmp_path, key):
     model = copy.deepcopy(exported[1])
