@@ -87,7 +87,7 @@ def test_float_checkpoint_is_quantized_before_testing(config_file, tmp_path,
         output = result.stdout + result.stderr
         assert 'post-training quantization, 56 quantizers fitted' in output
         assert '3/8' in output
-        assert list(tmp_path.glob('work_dirs/tiny_4bit/*/shown/*'))
+        assert list(tmp_path.glob('work_dirs/tiny_w3_a8/*/shown/*'))
 
 
 def test_coco_config_runs_on_a_folder_in_cocos_place(toy_coco, tmp_path,
