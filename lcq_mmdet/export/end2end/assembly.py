@@ -50,24 +50,24 @@ class Assembly:
         if not self._network.region_heads:
             test_cfg, where = self._head.test_cfg, 'model.test_cfg'
             self._candidates = dense_candidates(self._head, test_cfg, names)
+            max_per_img = self._candidates.max_per_img
         else:
             check_second_stage(detector.roi_head)
             test_cfg = detector.test_cfg.rpn
             where = 'model.test_cfg.rpn'
             self._candidates = dense_candidates(self._head, test_cfg, names)
             self._regions = read_suppression(
-                test_cfg, test_cfg.get('max_per_img'), where)
+                test_cfg, self._candidates.max_per_img, where)
             test_cfg, where = detector.test_cfg.rcnn, 'model.test_cfg.rcnn'
+            max_per_img = test_cfg.get('max_per_img')
             self._second = RegionBoxes(detector.roi_head.bbox_head, test_cfg)
             self._pooling = RegionPooling(
                 detector.roi_head.bbox_roi_extractor)
         if has_queries(detector):
             _check_unpadded(detector, pipeline)
-            self.suppression = Suppression(
-                None, test_cfg.get('max_per_img', detector.num_queries))
+            self.suppression = Suppression(None, max_per_img)
         else:
-            self.suppression = read_suppression(
-                test_cfg, test_cfg.get('max_per_img'), where)
+            self.suppression = read_suppression(test_cfg, max_per_img, where)
         self.score_thr = float(test_cfg.get('score_thr', 0))
 
     @torch.no_grad()

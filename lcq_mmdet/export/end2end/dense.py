@@ -5,7 +5,7 @@ boxes are clipped to, and the raw outputs of the head, and gives boxes, (N, P,
 4), in pixels, scores, (N, P), and labels, (N, P). What is no candidate has a
 negative score. Priors and decoding are mmdet's own.
 """
-from typing import Any, List, Mapping, Sequence, Tuple
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,11 @@ class DenseCandidates(nn.Module):
         self.head, self.test_cfg, self.names = head, test_cfg, names
         self.nms_pre = test_cfg.get('nms_pre', -1)
         self.score_thr = test_cfg.get('score_thr', 0)
+
+    @property
+    def max_per_img(self) -> Optional[int]:
+        """Number of boxes that mmdet leaves an image with; None for all."""
+        return self.test_cfg.get('max_per_img')
 
     def maps(self, outputs: Sequence[Tensor]) -> List[List[Tensor]]:
         """Group the outputs as the head gives them."""

@@ -9,6 +9,8 @@ from .suppression import NOTHING
 
 class ObjectnessCandidates(DenseCandidates):
     """One class a point, and how sure it is that there is one (YOLOX)."""
+    # mmdet has no use for the key here.
+    max_per_img = None
 
     def forward(self, limits: Tensor, *outputs: Tensor) -> Candidates:
         classes, deltas, objects = (
