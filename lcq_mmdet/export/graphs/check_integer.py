@@ -25,8 +25,8 @@ from .grid import Grid
 from .layers import Layer, input_quantizer
 from .operators import array, in_order
 from .plan import Call, IntegerGraph
+from .ranges import Ranges
 from .session import Graph
-from .streams import Ranges
 
 # Of a whole weight, relative, as 8 bits over four standard deviations give
 # 0.01.

@@ -26,7 +26,8 @@ from .grid import Grid, bounds, table
 from .layers import Layer, input_quantizer
 from .operators import apply, look_up
 from .plan import Call, IntegerGraph, Stream
-from .streams import SAME_GRID, Maps, Ranges
+from .ranges import Ranges
+from .streams import SAME_GRID, Maps
 
 MODES = ('exact', 'relaxed')
 _OPSET = 21

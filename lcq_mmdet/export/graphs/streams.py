@@ -2,16 +2,13 @@
 from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 
 import onnx
-from torch import Tensor, nn
+from torch import nn
 
-from .builder import is_layer, layer_name, with_outputs
+from .builder import is_layer, layer_name
 from .layers import Layer, input_quantizer
-from .network import DetectorNetwork
-from .session import Graph
 
 #: Operators that keep an 8-bit map on its grid.
 SAME_GRID = ('MaxPool', 'Resize')
-Ranges = Mapping[str, Tuple[float, float]]
 
 
 class Maps:
@@ -86,26 +83,3 @@ class Maps:
                 streams[name] = None
                 on_grid.add(name)
         return list(streams), list(inputs)
-
-
-def measure_ranges(graph: onnx.ModelProto, names: List[str],
-                   network: DetectorNetwork,
-                   images: Iterable[Tensor]) -> Ranges:
-    """Find the least and largest values of maps over some images.
-
-    Args:
-        graph: The graph in float arithmetic.
-        names: Names of maps in it.
-        network: The network, for what inputs it has beside the image.
-        images: Batches of preprocessed images, one or more.
-    """
-    run = Graph(*with_outputs(graph, names))
-    ranges: Dict[str, Tuple[float, float]] = {}
-    for image in images:
-        inputs = image, *network.pool(image)
-        found = dict(zip(run.inputs + run.outputs, inputs + run(*inputs)))
-        for name in names:
-            low, high = ranges.get(name, (0., 0.))
-            least, largest = found[name].aminmax()
-            ranges[name] = (min(low, float(least)), max(high, float(largest)))
-    return ranges

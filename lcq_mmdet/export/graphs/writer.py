@@ -22,7 +22,7 @@ from .layers import Layer, exportable_layers, float_layers
 from .metadata import write_metadata
 from .network import DetectorNetwork
 from .operators import lower
-from .streams import measure_ranges
+from .ranges import measure_ranges
 from .trace import trace
 
 
