@@ -30,8 +30,7 @@ from lcq_mmdet.export.graphs.trace import trace
 OUTPUTS = ['dets', 'labels']
 SIZES = [(2, 96, 128), (1, 77, 150), (3, 128, 64)]
 NAMES = ['retinanet', 'fcos', 'atss', 'gfl', 'rtmdet', 'yolox', 'faster-rcnn',
-         'ssdlite', 'yolov3', 'detr',
-         'detr-sigmoid']
+         'ssdlite', 'yolov3', 'detr', 'detr-sigmoid']
 QUERIES = {'num_queries': 25, 'test_cfg.max_per_img': 20}
 EXPORTED = {
     **FAMILIES, 'yolov3': ('yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py', {

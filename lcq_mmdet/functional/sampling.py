@@ -1,6 +1,9 @@
 """A few of many values, always the same ones."""
 import math
 
+import torch
+from torch import Tensor
+
 
 def sample_stride(num_values: int, most: int) -> int:
     """Choose the stride that takes at most some number of values.
@@ -23,3 +26,21 @@ def sample_stride(num_values: int, most: int) -> int:
     while math.gcd(stride, num_values) > 1:
         stride += 1
     return stride
+
+
+def with_extremes(x: Tensor, most: int) -> Tensor:
+    """Take the least and the largest value and some others.
+
+    Args:
+        x: Values, shape (N).
+        most: Number of the others, at most.
+
+    Returns:
+        Samples, which share no memory with ``x``.
+
+    Examples:
+        >>> with_extremes(torch.tensor([3., 1., 2.]), most=3)
+        tensor([1., 3., 3., 1., 2.])
+    """
+    return torch.cat(
+        [torch.stack(x.aminmax()), x[::sample_stride(len(x), most)]])

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lcq_mmdet.functional import (MIN_DEVIATION, compress, deviation,
                                   lcq_quantize, levels, num_steps,
-                                  round_to_grid, sample_stride, signed_step,
-                                  unsigned_grid, widened)
+                                  round_to_grid, signed_step, unsigned_grid,
+                                  widened, with_extremes)
 
 from .fitting import fit_
 from .state import QuantizerState
@@ -173,8 +173,7 @@ class LCQQuantizer(QuantizerState):
         self._read_buffers()
 
     def _fit_(self, x: Tensor) -> None:
-        stride = sample_stride(len(x), _MAX_SAMPLES)
-        fit_(self, torch.cat([torch.stack(x.aminmax()), x[::stride]]))
+        fit_(self, with_extremes(x, _MAX_SAMPLES))
 
     @property
     def has_scale(self) -> bool:

@@ -40,7 +40,6 @@ class Assembly:
     Raises:
         LCQError: If a part of it cannot be in a graph; names the part.
     """
-    suppression: Suppression
 
     def __init__(self, detector: Any, pipeline: Pipeline) -> None:
         self._network = DetectorNetwork(detector)
@@ -48,26 +47,23 @@ class Assembly:
         self._head = dense_head(detector)
         names = self._network.outputs
         if not self._network.region_heads:
-            test_cfg, where = self._head.test_cfg, 'model.test_cfg'
+            test_cfg = self._head.test_cfg
             self._candidates = dense_candidates(self._head, test_cfg, names)
-            max_per_img = self._candidates.max_per_img
+            self.suppression: Suppression = self._candidates.suppression(
+                'model.test_cfg')
         else:
             check_second_stage(detector.roi_head)
-            test_cfg = detector.test_cfg.rpn
-            where = 'model.test_cfg.rpn'
-            self._candidates = dense_candidates(self._head, test_cfg, names)
-            self._regions = read_suppression(
-                test_cfg, self._candidates.max_per_img, where)
-            test_cfg, where = detector.test_cfg.rcnn, 'model.test_cfg.rcnn'
-            max_per_img = test_cfg.get('max_per_img')
+            self._candidates = dense_candidates(
+                self._head, detector.test_cfg.rpn, names)
+            self._regions = self._candidates.suppression('model.test_cfg.rpn')
+            test_cfg = detector.test_cfg.rcnn
+            self.suppression = read_suppression(
+                test_cfg, test_cfg.get('max_per_img'), 'model.test_cfg.rcnn')
             self._second = RegionBoxes(detector.roi_head.bbox_head, test_cfg)
             self._pooling = RegionPooling(
                 detector.roi_head.bbox_roi_extractor)
         if has_queries(detector):
             _check_unpadded(detector, pipeline)
-            self.suppression = Suppression(None, max_per_img)
-        else:
-            self.suppression = read_suppression(test_cfg, max_per_img, where)
         self.score_thr = float(test_cfg.get('score_thr', 0))
 
     @torch.no_grad()

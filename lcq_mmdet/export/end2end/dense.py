@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..graphs.network import dense_outputs
 from .selection import Picked, by_priors, clip, pick, take
-from .suppression import NOTHING
+from .suppression import NOTHING, Suppression, read_suppression
 
 Candidates = Tuple[Tensor, Tensor, Tensor]
 
@@ -37,6 +37,17 @@ class DenseCandidates(nn.Module):
     def max_per_img(self) -> Optional[int]:
         """Number of boxes that mmdet leaves an image with; None for all."""
         return self.test_cfg.get('max_per_img')
+
+    def suppression(self, where: str) -> Suppression:
+        """Tell how boxes are chosen among the candidates.
+
+        Args:
+            where: Key of the settings, for messages.
+
+        Raises:
+            LCQError: If it cannot be in a graph.
+        """
+        return read_suppression(self.test_cfg, self.max_per_img, where)
 
     def maps(self, outputs: Sequence[Tensor]) -> List[List[Tensor]]:
         """Group the outputs as the head gives them."""

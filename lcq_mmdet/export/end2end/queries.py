@@ -4,10 +4,14 @@ from torch import Tensor
 
 from .dense import Candidates, DenseCandidates
 from .selection import clip, pick
+from .suppression import Suppression
 
 
 class QueryCandidates(DenseCandidates):
     """Queries, each with scores and one box in shares of the image."""
+
+    def suppression(self, where: str) -> Suppression:
+        return Suppression(None, self.max_per_img)
 
     def forward(self, limits: Tensor, *outputs: Tensor) -> Candidates:
         (values, ), (boxes, ) = self.maps(outputs)

@@ -6,9 +6,10 @@ import onnx
 import torch
 from torch import Tensor
 
-from lcq_mmdet.functional import round_to_grid, sample_stride, unsigned_grid
+from lcq_mmdet.functional import with_extremes
 
 from .builder import with_outputs
+from .grid import Grid
 from .network import DetectorNetwork
 from .session import Graph
 
@@ -41,9 +42,8 @@ def measure_ranges(graph: onnx.ModelProto, names: List[str],
         inputs = image, *network.pool(image)
         found = dict(zip(run.inputs + run.outputs, inputs + run(*inputs)))
         for name in names:
-            values = found[name].flatten()
-            stride = sample_stride(len(values), _SAMPLES_A_BATCH)
-            samples[name] += [values[::stride], torch.stack(values.aminmax())]
+            samples[name].append(
+                with_extremes(found[name].flatten(), _SAMPLES_A_BATCH))
     return {name: best_range(torch.cat(samples[name])) for name in names}
 
 
@@ -61,8 +61,7 @@ def best_range(values: Tensor) -> Tuple[float, float]:
     for one, other in product(_SHARES if low < 0 else (1., ),
                               _SHARES if high > 0 else (1., )):
         ends = low * one, high * other
-        step, zero_point = unsigned_grid(*ends, 8)
-        rounded = round_to_grid(values, step, -zero_point, 255 - zero_point)
+        rounded = Grid.between(*ends).round(values)
         error = float((rounded - values).square().mean())
         if error < best:
             best, chosen = error, ends
