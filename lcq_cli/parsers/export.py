@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
         '--end2end',
         action='store_true',
         help='write an ONNX graph that takes images and gives boxes, with '
-        'preparation, decoding and suppression in it')
+        'preparation, decoding and non-maximum suppression in it')
     add_runner_arguments(parser)
     return parser
 

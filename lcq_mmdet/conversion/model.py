@@ -197,7 +197,8 @@ def float_config(cfg: Config) -> Config:
         for key in (*_QUANTIZATION_KEYS, 'type'):
             cfg.model.pop(key, None)
         cfg.model.type = cfg.model.pop('float_type')
-    for key in ('lcq', 'lcq_dampening', 'lcq_distill', 'lcq_monitor'):
+    for key in ('lcq', 'lcq_dampening', 'lcq_distill', 'lcq_monitor',
+                'lcq_precise_bn'):
         cfg.get('default_hooks', {}).pop(key, None)
     optim_wrapper = cfg.get('optim_wrapper') or {}
     if optim_wrapper.get('constructor') == CONSTRUCTOR:

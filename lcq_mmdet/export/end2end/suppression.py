@@ -37,7 +37,7 @@ def read_suppression(test_cfg: Mapping[str, Any],
         where: Key of the config, for messages.
 
     Raises:
-        LCQError: If it asks for more than plain suppression.
+        LCQError: If it asks for more than plain non-maximum suppression.
     """
     options = dict(test_cfg.get('nms') or {})
     kind = options.pop('type', 'nms')

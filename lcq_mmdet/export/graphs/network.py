@@ -1,9 +1,9 @@
 """The part of a detector that a graph computes, and what mmdet keeps doing.
 
 A graph takes the preprocessed image and gives what the heads compute of it,
-raw. Decoding, suppression and everything else that mmdet does with that is
-left to mmdet. A detector with two stages has more inputs, the features that
-mmdet pools for the regions of each head, and the outputs of these heads.
+raw. Decoding, non-maximum suppression and everything else that mmdet does with
+that is left to mmdet. A detector with two stages has more inputs, the features
+that mmdet pools for the regions of each head, and the outputs of these heads.
 """
 from functools import cached_property
 from typing import Any, Dict, List, Sequence, Tuple
