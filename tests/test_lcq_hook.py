@@ -5,13 +5,14 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from training import assert_equal_states, state_of
 
 from lcq_mmdet import LCQConv2d, LCQError, LCQQuantizer
 from lcq_mmdet.hooks import LCQHook
 from lcq_mmdet.hooks.soundness import describe_norms
-from lcq_mmdet.quantization.layers import lcq_layers
+from lcq_mmdet.quantization.layers import lcq_layers, lcq_quantizers
 
 
 def train(cfg, **options):
@@ -107,6 +108,19 @@ def test_test_alone_is_post_training_quantization(lcq_config, tmp_path,
     lcq_config.load_from = str(path)
     assert Runner.from_cfg(lcq_config).test() == metrics
     assert len(initializations) == 56
+
+
+@pytest.mark.parametrize('update_buffers', [False, True])
+def test_averaged_weights_are_calibrated_before_a_test(
+        lcq_config, update_buffers):
+    expected = Runner.from_cfg(lcq_config).test()
+    lcq_config.custom_hooks = [
+        dict(type='EMAHook', update_buffers=update_buffers)]
+    runner = Runner.from_cfg(lcq_config)
+    assert runner.test() == expected
+    hook = next(hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    for _, quantizer in lcq_quantizers(hook.ema_model.module):
+        assert quantizer.is_initialized and quantizer.clip != 1
 
 
 def test_options_of_initialization(lcq_config):

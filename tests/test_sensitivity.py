@@ -152,7 +152,7 @@ def test_average_precision_is_that_of_the_evaluator(config):
 
 def test_patterns_of_the_config_give_way_to_the_proposal(config):
     config.model.overrides = {
-        'backbone.conv1': dict(bits=8, init='mse'),
+        'backbone.conv1': dict(weight_bits=8, init='mse'),
         'backbone.layer1': dict(bits=3)
     }
     sensitivity = Sensitivity(config, 'loss', 1)

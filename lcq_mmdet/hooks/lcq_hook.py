@@ -2,7 +2,7 @@ import time
 from typing import Any, Dict, Optional
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
@@ -155,6 +155,10 @@ class LCQHook(Hook):
             return
         self._check_float(runner, model)
         calibrated = self._calibrate(runner, model, origins)
+        for hook in runner.hooks:
+            # What it evaluates is a copy from before the calibration.
+            if isinstance(hook, EMAHook):
+                hook.ema_model.module.load_state_dict(model.state_dict())
         runner.logger.info(f'LCQ: post-training quantization, {calibrated}')
         self._is_prepared = True
 

@@ -1,4 +1,5 @@
 """Pictures of what was learned and of what it detects."""
+from copy import deepcopy
 from typing import Any, Dict, Tuple
 
 import mmcv
@@ -33,6 +34,7 @@ def plot_compander(ax: Axes, quantizer: LCQQuantizer, x: Tensor) -> None:
         quantizer: An initialized quantizer.
         x: Samples of what it quantizes, any shape; a weight as it is.
     """
+    quantizer, x = deepcopy(quantizer).cpu(), x.cpu()
     with torch.no_grad():
         magnitude = quantizer.magnitude(x).flatten()
         v = torch.linspace(0, 1, 257)
@@ -62,7 +64,8 @@ def plot_levels(runner: Runner, path: str, num_layers: int = 4) -> None:
     layers = dict(lcq_layers(model))
     names = [
         list(layers)[i]
-        for i in np.linspace(1, len(layers) - 1, num_layers).astype(int)
+        for i in np.linspace(min(1, len(layers) - 1), len(layers) - 1,
+                             num_layers).astype(int)
     ]
     with observe(model) as observations:
         forward_test_images(runner)

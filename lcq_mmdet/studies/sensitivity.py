@@ -157,7 +157,11 @@ class Sensitivity:
             for pattern, settings in before.items() if pattern not in overrides
         }
         for pattern, settings in overrides.items():
-            own[pattern] = dict(before.get(pattern, {}), **settings)
+            kept = {
+                key: value for key, value in before.get(pattern, {}).items()
+                if key not in ('bits', 'weight_bits', 'act_bits')
+            }
+            own[pattern] = {**kept, **settings}
         return _named(apply_lcq(self.cfg, bits=bits, overrides=own))
 
     def _change(self, value: float, opened: '_Opened') -> float:
