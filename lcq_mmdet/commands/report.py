@@ -6,8 +6,6 @@ import os.path as osp
 from mmengine.utils import mkdir_or_exist
 
 from lcq_mmdet.cli import check_files
-from lcq_mmdet.conversion.selection import unwrap
-from lcq_mmdet.quantization.layers import lcq_layers
 from lcq_mmdet.report.plots import plot_detections, plot_levels
 from lcq_mmdet.report.records import write_record
 from lcq_mmdet.report.runs import evaluate, load_run
@@ -22,14 +20,15 @@ def main(args: argparse.Namespace) -> None:
     rows = [run.record() for run in runs]
 
     mkdir_or_exist(args.out_dir)
-    quantized = [run.runner for run in runs
-                 if any(lcq_layers(unwrap(run.runner.model)))]
-    names = ['report.json', 'detections.png']
-    names += ['levels.png'] if quantized else []
-    paths = [osp.join(args.out_dir, name) for name in names]
+    paths = [
+        osp.join(args.out_dir, name)
+        for name in ('report.json', 'detections.png')
+    ]
     write_record(paths[0], rows)
     plot_detections({f'{run.name}': run.runner for run in runs}, paths[1])
+    quantized = [run.runner for run in runs if run.bits != 'float']
     if quantized:
-        plot_levels(quantized[-1], paths[2])
+        paths.append(osp.join(args.out_dir, 'levels.png'))
+        plot_levels(quantized[-1], paths[-1])
     print(f'\nCOCO box AP on the validation images:\n{map_table(rows)}')
     print('written:', *map(os.path.abspath, paths), sep='\n  ')

@@ -10,6 +10,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.quantization.config import BITS_KEYS
 
 from .config import OPTIONS, ConversionConfig
 from .convert import convert_
@@ -160,7 +161,7 @@ def apply_lcq(cfg: Config,
     cfg = copy.deepcopy(cfg)
     if cfg.model.type == 'LCQModel':
         if bits is not None:
-            for key in ('bits', 'weight_bits', 'act_bits'):
+            for key in BITS_KEYS:
                 cfg.model.pop(key, None)
         # Its update would merge overrides, in the order of the old ones.
         for key, value in options.items():

@@ -5,6 +5,8 @@ from typing import Any, Mapping, Optional, Tuple
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.functional import check_bits
 
+#: Settings that name bits.
+BITS_KEYS = ('bits', 'weight_bits', 'act_bits')
 QUANTIZERS = ('lcq', 'uniform', 'lsq')
 INITS = ('lloyd_max', 'mse', 'constant')
 WEIGHT_NORMS = ('std', 'channel', 'none')

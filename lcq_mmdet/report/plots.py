@@ -62,10 +62,10 @@ def plot_levels(runner: Runner, path: str, num_layers: int = 4) -> None:
     """
     model = unwrap(runner.model)
     layers = dict(lcq_layers(model))
+    last = len(layers) - 1
     names = [
         list(layers)[i]
-        for i in np.linspace(min(1, len(layers) - 1), len(layers) - 1,
-                             num_layers).astype(int)
+        for i in np.linspace(min(1, last), last, num_layers).astype(int)
     ]
     with observe(model) as observations:
         forward_test_images(runner)

@@ -13,6 +13,7 @@ from torch import nn
 from lcq_mmdet.conversion.building import build_model, without_weights
 from lcq_mmdet.conversion.selection import unwrap
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.quantization.config import BITS_KEYS
 from lcq_mmdet.quantization.layers import lcq_layers
 
 from .cost import Cost, cost, count_macs
@@ -158,8 +159,8 @@ def mixed_bits(cfg: Config) -> Dict[str, Any]:
 def _sets_bits(cfg: Config) -> bool:
     """Tell whether settings by pattern name bits."""
     overrides = cfg.model.get('overrides') or {}
-    return any({'bits', 'weight_bits', 'act_bits'} & set(settings)
-               for settings in overrides.values())
+    return any(key in settings for settings in overrides.values()
+               for key in BITS_KEYS)
 
 
 def _mean_bits(model: nn.Module) -> Tuple[float, float]:

@@ -18,6 +18,7 @@ from lcq_mmdet.conversion.selection import unwrap
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.calibration import (fixed_random_state,
                                                 sample_batches)
+from lcq_mmdet.quantization.config import BITS_KEYS
 from lcq_mmdet.quantization.layers import QuantizedLayer, lcq_layers
 from lcq_mmdet.report.cost import cost, count_macs, layer_bops, layer_bytes
 from lcq_mmdet.report.records import to_json, write_text
@@ -159,7 +160,7 @@ class Sensitivity:
         for pattern, settings in overrides.items():
             kept = {
                 key: value for key, value in before.get(pattern, {}).items()
-                if key not in ('bits', 'weight_bits', 'act_bits')
+                if key not in BITS_KEYS
             }
             own[pattern] = {**kept, **settings}
         return _named(apply_lcq(self.cfg, bits=bits, overrides=own))
