@@ -10,10 +10,12 @@ CRITERIA = ('loss', 'mAP')
 QUANTIZERS = ('lcq', 'uniform', 'lsq')
 
 
-def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that all tools share with mmdet's."""
-    parser.add_argument(
-        '--work-dir', help='where logs, checkpoints and results go')
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add what all tools that read a config share with mmdet's.
+
+    Those that run it on their own have no work directory and no launcher.
+    """
+    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -21,6 +23,13 @@ def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
         help='override settings of the config: key=value pairs such as '
         'model.exclude="[neck]" train_cfg.max_epochs=2; quote lists and '
         'leave no space in them')
+
+
+def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a config, and those that a runner shares."""
+    parser.add_argument(
+        '--work-dir', help='where logs, checkpoints and results go')
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -30,9 +39,8 @@ def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
-def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the shared flags, and those of a bit-width."""
-    add_launcher_arguments(parser)
+def add_bits(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a bit-width."""
     parser.add_argument(
         '--bits',
         type=int,

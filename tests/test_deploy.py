@@ -1,5 +1,6 @@
 import importlib
 import json
+import shutil
 import sys
 
 import cv2
@@ -183,6 +184,14 @@ def test_images_are_not_overwritten(model, photos):
     done = run_detect(model, photos / 'a.png', '--out-dir', photos)
     assert done.returncode == 2 and 'overwritten' in done.stderr
     assert (photos / 'a.png').read_bytes() == before
+    # One image may go where another one lies.
+    other = photos / 'other'
+    other.mkdir()
+    shutil.copy(photos / 'a.png', other)
+    done = run_detect(model, other / 'a.png', photos / 'a.png', '--out-dir',
+                      photos)
+    assert done.returncode == 2
+    assert f'{photos / "a.png"} would be overwritten' in done.stderr
 
 
 def save(image, path, **options):

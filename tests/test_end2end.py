@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import onnx
 import pytest
 import torch
+from mmcv.transforms import LoadImageFromFile, Resize
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
+from mmengine.config import Config
 from test_families import FAMILIES, RESNET, build, make_config, settle_
 from torch import nn
 
@@ -18,6 +20,7 @@ from lcq_mmdet import LCQError
 from lcq_mmdet.export.end2end.assembly import NETWORK, Assembly
 from lcq_mmdet.export.end2end.check import after_network, prepare
 from lcq_mmdet.export.end2end.preprocessing import (LIMITS, PREPARED, Pipeline,
+                                                    find_test_data,
                                                     preprocessing,
                                                     read_pipeline)
 from lcq_mmdet.export.graphs.builder import with_outputs
@@ -212,6 +215,14 @@ def test_heads_and_suppression_that_are_not_known_are_refused():
     model.bbox_head.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.5)
     with pytest.raises(LCQError, match=r"^model\.test_cfg\.nms: .*soft_nms"):
         Assembly(model, Pipeline(None, []))
+    model.bbox_head.test_cfg.nms = dict(
+        type='nms', iou_threshold=0.5, offset=0, score_threshold=0.1)
+    with pytest.raises(LCQError, match='nms: .score_threshold. cannot be'):
+        Assembly(model, Pipeline(None, []))
+    model.bbox_head.test_cfg.update(
+        nms=dict(type='nms', iou_threshold=0.5), min_bbox_size=3)
+    with pytest.raises(LCQError, match=r'^test_cfg\.min_bbox_size=3: is in'):
+        Assembly(model, Pipeline(None, []))
 
     class OtherHead(type(model.bbox_head)):
 
@@ -226,12 +237,32 @@ def test_heads_and_suppression_that_are_not_known_are_refused():
 @pytest.mark.parametrize('transform', [
     dict(type='RandomFlip', prob=1.), dict(type='Pad', pad_val=(1, 2, 3),
                                            size=(8, 8)),
-    dict(type='Pad', padding_mode='edge', size=(8, 8))
-], ids=['flip', 'color', 'mode'])
+    dict(type='Pad', padding_mode='edge', size=(8, 8)),
+    dict(type=Resize, scale=(8, 8), backend='pillow'),
+    dict(type='mmdet.LoadImageFromFile', color_type='grayscale'),
+    dict(type='LoadImageFromFile', to_float32=True),
+], ids=['flip', 'color', 'mode', 'pillow', 'gray', 'float'])
 def test_pipelines_that_are_not_known_are_refused(transform):
     model = detector('retinanet')[0].detector
     with pytest.raises(LCQError, match='^--end2end: the test pipeline has'):
-        Assembly(model, read_pipeline([dict(type='Resize'), transform]))
+        Assembly(model, read_pipeline([transform]))
+
+
+def test_pipeline_of_data_sets_in_data_sets_is_read():
+    pipeline = [dict(type=LoadImageFromFile, to_float32=False),
+                dict(type=Resize, scale=(32, 16), keep_ratio=True),
+                dict(type='mmdet.PackDetInputs')]
+    parts = [dict(type='RepeatDataset', dataset=dict(pipeline=pipeline)),
+             dict(ann_file='b.json', pipeline=copy.deepcopy(pipeline))]
+    cfg = Config(dict(test_dataloader=dict(
+        dataset=dict(type='ConcatDataset', datasets=parts))))
+    resize = read_pipeline(find_test_data(cfg)['pipeline']).resize
+    assert resize == dict(scale=(32, 16), keep_ratio=True)
+    cfg.test_dataloader.dataset.datasets[1].pipeline[1].scale = (64, 64)
+    with pytest.raises(LCQError, match='^test_dataloader: .* different'):
+        find_test_data(cfg)
+    with pytest.raises(LCQError, match='^test_dataloader: is missing'):
+        find_test_data(Config(dict(model=dict())))
 
 
 @pytest.mark.parametrize('pads', [

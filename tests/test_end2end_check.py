@@ -1,4 +1,6 @@
 """The check of a graph from images to boxes, before it is written."""
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from exporting import make_config, make_model
 from onnx import numpy_helper
 
 from lcq_mmdet import LCQError
-from lcq_mmdet.export.end2end import EndToEndDetector, export_end2end
+from lcq_mmdet.export.end2end import EndToEndDetector, check, export_end2end
 from lcq_mmdet.export.end2end.assembly import Assembly
 from lcq_mmdet.export.graphs import GraphDetector, export_onnx
 
@@ -62,6 +64,21 @@ def test_graph_that_finds_something_else_is_refused(
     with pytest.raises(LCQError, match=message):
         export_end2end(model, str(path), cfg)
     assert not path.exists()
+
+
+@pytest.mark.parametrize('score_thr, told', [(0.3, 0), (1., 1)])
+@torch.no_grad()
+def test_comparison_without_boxes_is_told(score_thr, told, trained, tmp_path,
+                                          monkeypatch):
+    """Or with those of outputs that are larger."""
+    warnings = []
+    monkeypatch.setattr(check, 'print_log', lambda text, *_: warnings.append(
+        text.startswith('LCQ: none of the raw outputs')))
+    monkeypatch.setattr(check, '_SPREADS', (1e-3, 8.))
+    cfg, model, _ = copy.deepcopy(trained)
+    model.bbox_head.test_cfg.score_thr = score_thr
+    export_end2end(model, str(tmp_path / 'whole.onnx'), cfg)
+    assert warnings == [True] * told
 
 
 def test_each_detector_wants_its_own_graph(trained, tmp_path):

@@ -9,7 +9,7 @@ from training import make_config
 
 from lcq_mmdet import LCQError
 from lcq_mmdet.cli import (build_runner, check_training, read_config,
-                           sole_training)
+                           sole_process)
 
 HOLD = '''
 import fcntl, sys
@@ -22,28 +22,28 @@ sys.stdin.read()
 
 def test_second_training_in_a_work_directory_is_kept_out(tmp_path):
     cfg = Config(dict(work_dir=str(tmp_path / 'run')))
-    with sole_training(cfg):
+    with sole_process(cfg, 'training'):
         pass
     other = subprocess.Popen(
         [sys.executable, '-c', HOLD, str(tmp_path / 'run/.training')],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == 'locked\n'
     with pytest.raises(LCQError, match="run': another training runs in it"):
-        with sole_training(cfg):
+        with sole_process(cfg, 'training'):
             pass
     # The lock of a training that was killed is no hindrance.
     other.kill()
     other.communicate()
-    with sole_training(cfg):
+    with sole_process(cfg, 'training'):
         pass
 
 
 def test_other_processes_of_a_launcher_train_along(tmp_path, monkeypatch):
     cfg = Config(dict(work_dir=str(tmp_path), launcher='pytorch'))
     monkeypatch.setenv('RANK', '0')
-    with sole_training(cfg):
+    with sole_process(cfg, 'training'):
         monkeypatch.setenv('RANK', '1')
-        with sole_training(cfg):
+        with sole_process(cfg, 'training'):
             pass
 
 

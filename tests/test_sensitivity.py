@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from lcq_mmdet import LCQError, apply_lcq
 from lcq_mmdet.studies import sensitivity as module
-from lcq_mmdet.studies.sensitivity import Sensitivity
+from lcq_mmdet.studies.sensitivity import Sensitivity, both_bits
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_proposal_is_within_the_budget_and_is_written_as_a_config(
     proposed = {row['layer']: row for row in rows if row['proposed']}
     written = Config.fromfile(Path(config.work_dir, 'overrides.py'))
     assert written.model.overrides == runs[-1]['overrides'] == {
-        name: dict(bits=row['bits'])
+        name: both_bits(row['bits'])
         for name, row in proposed.items()
     }
     for name in ('report.md', 'layers.csv', 'layers.png'):
@@ -156,13 +156,13 @@ def test_patterns_of_the_config_give_way_to_the_proposal(config):
         'backbone.layer1': dict(bits=3)
     }
     sensitivity = Sensitivity(config, 'loss', 1)
-    cfg = sensitivity._config(2, {'backbone.conv1': dict(bits=4)})
+    cfg = sensitivity._config(2, {'backbone.conv1': both_bits(4)})
     assert list(cfg.model.overrides.items()) == [
         ('backbone.layer1', dict(bits=3)),
-        ('backbone.conv1', dict(bits=4, init='mse'))
+        ('backbone.conv1', dict(weight_bits=4, init='mse', act_bits=4))
     ]
     layers = module._Opened(
-        sensitivity._config(2, {'*': dict(bits=2)}), 1).layers
+        sensitivity._config(2, {'*': both_bits(2)}), 1).layers
     assert {layer.weight_quantizer.bits for layer in layers.values()} == {2}
 
 

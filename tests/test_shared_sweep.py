@@ -11,6 +11,7 @@ import pytest
 
 from lcq_mmdet.report.files import held
 from lcq_mmdet.studies import sweep as module
+from lcq_mmdet.studies.outcomes import Outcomes
 from lcq_mmdet.studies.rows import plan
 from lcq_mmdet.studies.sweep import Sweep
 
@@ -129,6 +130,16 @@ def test_failed_row_is_not_tried_again_by_each_process(sweep_config, measured):
     assert 'error' not in run(sweep_config)[2]
     assert measured.folders()[len(ROWS):] == ['lcq_w4a4_seed0']
     assert not list(Path(sweep_config.work_dir).rglob('failed.json'))
+
+
+def test_row_that_failed_before_may_be_mended_by_another(tmp_path):
+    """Its failure is removed while this process looks for a result."""
+    folder = str(tmp_path)
+    (tmp_path / 'failed.json').write_text('{"time": 1, "record": {}}')
+    outcomes = Outcomes([folder])
+    assert outcomes.read(folder) is None
+    (tmp_path / 'failed.json').unlink()
+    assert outcomes.read(folder) is None
 
 
 def test_rows_that_start_from_one_elsewhere_wait(sweep_config, measured,

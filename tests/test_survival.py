@@ -287,6 +287,21 @@ def test_training_killed_by_a_signal_goes_on_to_the_same_weights(tmp_path):
         make_config(tmp_path / 'killed'), tmp_path / 'whole/epoch_2.pth')
 
 
+def test_nothing_is_saved_after_the_last_iteration_diverged(tmp_path):
+    """The interval is not over then, but that iteration is always saved."""
+    cfg = make_config(tmp_path, **{
+        'model.nan_after': 8,
+        'train_cfg': dict(type='IterBasedTrainLoop', max_iters=9,
+                          _delete_=True),
+        'default_hooks.lcq.check_interval': 100,
+        'default_hooks.checkpoint': dict(
+            type='CheckpointHook', interval=6, by_epoch=False)
+    })
+    with pytest.raises(LCQError, match='after iteration 9'):
+        train(cfg)
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_6.pth']
+
+
 @pytest.mark.parametrize('by_epoch', [True, False])
 def test_nan_loss_leaves_the_last_good_checkpoint(by_epoch, tmp_path):
     cfg = make_config(tmp_path, **{

@@ -61,16 +61,19 @@ def find_images(paths: Sequence[str],
     if not found:
         raise Failure(f'{", ".join(paths)}: there is no image')
     targets: Dict[Path, Path] = {}
+    inputs, taken = {file.resolve(): file for file in found}, set()
     for file, name in found.items():
         if name.suffix.lower() not in ('.jpg', '.jpeg', '.png'):
             name = name.with_name(f'{name.name}.png')
         target, number = out_dir / name, 2
-        while target in targets.values():
+        while target in taken:
             target = out_dir / name.with_stem(f'{name.stem}_{number}')
             number += 1
-        if target.resolve() == file.resolve():
-            raise Failure(f'--out-dir={str(out_dir)!r}: {file} would be '
-                          'overwritten; name another folder')
+        if target.resolve() in inputs:
+            raise Failure(f'--out-dir={str(out_dir)!r}: '
+                          f'{inputs[target.resolve()]} would be overwritten; '
+                          'name another folder')
+        taken.add(target)
         targets[file] = target
     return targets
 

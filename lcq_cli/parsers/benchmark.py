@@ -122,4 +122,12 @@ def check(args: argparse.Namespace) -> Optional[str]:
     """Return what is wrong with the arguments, with the remedy."""
     if args.command == 'inference' and not (args.config or args.run):
         return 'config: name one, or a trained detector with --run'
+    if args.command == 'inference' and args.modules and not args.config:
+        return (f'--modules={args.modules}: is for the configs; a trained '
+                'detector has its own')
+    for key in ('size', 'rounds', 'batch_size'):
+        given = getattr(args, key, None)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and value < 1:
+                return f'--{key.replace("_", "-")}={value}: must be positive'
     return check_bits('--bits', getattr(args, 'bits', None))

@@ -3,7 +3,7 @@ import argparse
 import os.path as osp
 from typing import Optional
 
-from ..shared import ENGINES, add_runner_arguments
+from ..shared import ENGINES, add_bits, add_cfg_options
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -32,9 +32,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--engine',
         choices=ENGINES,
-        default=ENGINES[0],
         help='with --int8 exact: the engine that the tables of levels are '
-        'written for; the other computes the same, more slowly')
+        'written for; the other computes the same, more slowly (default: '
+        f'{ENGINES[0]})')
     parser.add_argument(
         '--keep-float',
         nargs='+',
@@ -47,7 +47,8 @@ def make_parser() -> argparse.ArgumentParser:
         action='store_true',
         help='write an ONNX graph that takes images and gives boxes, with '
         'preparation, decoding and non-maximum suppression in it')
-    add_runner_arguments(parser)
+    add_cfg_options(parser)
+    add_bits(parser)
     return parser
 
 
@@ -63,4 +64,6 @@ def check(args: argparse.Namespace) -> Optional[str]:
             return f'--{flag}: is for ONNX graphs (.onnx)'
     if args.keep_float and not args.int8:
         return f'--keep-float={args.keep_float!r}: is for --int8'
+    if args.engine and args.int8 != 'exact':
+        return f'--engine={args.engine}: is for --int8 exact'
     return None

@@ -102,6 +102,11 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> Optional[str]:
     """Return what is wrong with the arguments, with the remedy."""
+    if args.no_train:
+        for flag in ('seeds', 'float_control', 'progressive'):
+            if getattr(args, flag):
+                return (f'--{flag.replace("_", "-")}: is for rows that are '
+                        'trained; leave it or --no-train out')
     names = ['float', *(args.quantizer or ())]
     for name, *_ in args.variant:
         if not re.fullmatch(r'[\w.-]+', name) or name in names:

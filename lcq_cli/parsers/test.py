@@ -2,7 +2,7 @@
 import argparse
 from typing import Optional
 
-from ..shared import ENGINES, add_runner_arguments
+from ..shared import ENGINES, add_bits, add_launcher_arguments
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -11,7 +11,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         'checkpoint', help='checkpoint: float, quantized or packed; '
         'or a graph (.onnx)')
-    add_runner_arguments(parser)
+    add_launcher_arguments(parser)
+    add_bits(parser)
     parser.add_argument(
         '--engine',
         choices=ENGINES,

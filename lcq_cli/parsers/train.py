@@ -1,13 +1,14 @@
 """Train a detector in float or, with --bits, quantized."""
 import argparse
 
-from ..shared import add_runner_arguments
+from ..shared import add_bits, add_launcher_arguments
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='path of a config, or mmdet::...')
-    add_runner_arguments(parser)
+    add_launcher_arguments(parser)
+    add_bits(parser)
     parser.add_argument(
         '--amp', action='store_true', help='train in mixed precision')
     parser.add_argument(

@@ -4,6 +4,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import torch
 from mmengine.config import Config
 
+from lcq_mmdet.datasets.configs import innermost, type_name
 from lcq_mmdet.errors import LCQError
 
 from .steps import TrainingSteps
@@ -71,11 +72,12 @@ def change_training_(cfg: Config,
         cfg.train_dataloader.batch_size = batch_size
     if not size:
         return
-    dataset = cfg.train_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    resizes = [transform for transform in dataset.get('pipeline', [])
-               if transform['type'] == 'Resize']
+    resizes = [
+        transform
+        for _, dataset in innermost('train_dataloader', cfg.train_dataloader)
+        for transform in dataset.get('pipeline', [])
+        if type_name(transform) == 'Resize'
+    ]
     if not resizes:
         raise LCQError(f'--size {size[0]} {size[1]}: there is no Resize in '
                        'the training pipeline; set the size in the config')

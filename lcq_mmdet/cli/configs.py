@@ -45,6 +45,8 @@ def load_config(args: argparse.Namespace, suffix: str = '') -> Config:
         cfg.merge_from_dict(args.cfg_options)
     # A sweep has lists of bits, and applies them to copies of the config.
     if any(isinstance(value, int) for value in bits.values()):
+        if cfg.model.type != 'LCQModel' and len(bits) == 1:
+            _check_alone(*bits)
         cfg = apply_lcq(cfg, **{'bits': None, **bits})
         suffix += ''.join(
             _BITS[key].format(value) for key, value in bits.items())
@@ -53,6 +55,14 @@ def load_config(args: argparse.Namespace, suffix: str = '') -> Config:
         name = osp.splitext(osp.basename(args.config))[0]
         cfg.work_dir = args.work_dir or osp.join('work_dirs', name + suffix)
     return cfg
+
+
+def _check_alone(key: str) -> None:
+    """Check the one bit-width that a float config is given."""
+    others = dict(weight_bits='--act-bits', act_bits='--weight-bits')
+    if key in others:
+        raise LCQError(f'--{key.replace("_", "-")}: the config has no other '
+                       f'bits; add {others[key]}, or --bits for both')
 
 
 def read_config(path: str, pretrained: bool = False) -> Config:

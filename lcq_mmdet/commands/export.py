@@ -7,6 +7,7 @@ from mmengine.utils import track_iter_progress
 from lcq_mmdet.cli import check_files, load_config
 from lcq_mmdet.export import (export_packed, float_bytes, load_quantized,
                               size_table, training_images)
+from lcq_mmdet.export.engines import ENGINES
 
 
 def main(args: argparse.Namespace) -> None:
@@ -29,7 +30,7 @@ def main(args: argparse.Namespace) -> None:
             int8=args.int8,
             images=training_images(cfg, model) if args.int8 else (),
             keep_float=args.keep_float,
-            engine=args.engine)
+            engine=args.engine or ENGINES[0])
         print(f'\nwritten: {args.out}, {export.size / 1e6:.3f} MB, '
               f'{export.size / float_bytes(model):.3f} of the float model')
         if args.int8:

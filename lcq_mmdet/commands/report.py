@@ -2,6 +2,7 @@
 import argparse
 import os
 import os.path as osp
+from typing import List, Sequence
 
 from mmengine.utils import mkdir_or_exist
 
@@ -12,11 +13,28 @@ from lcq_mmdet.report.runs import evaluate, load_run
 from lcq_mmdet.report.tables import map_table
 
 
+def short_names(work_dirs: Sequence[str]) -> List[str]:
+    """Name runs by their folders, or by the whole paths if one would repeat.
+
+    Examples:
+        >>> short_names(['work_dirs/float', 'work_dirs/4bit/'])
+        ['float', '4bit']
+        >>> short_names(['a/run', 'b/run'])
+        ['a/run', 'b/run']
+    """
+    paths = [osp.normpath(path) for path in work_dirs]
+    names = [osp.basename(path) for path in paths]
+    return names if len(set(names)) == len(names) else paths
+
+
 def main(args: argparse.Namespace) -> None:
     configs = [load_run(work_dir) for work_dir in args.work_dirs]
     for cfg in configs:
         check_files(cfg, ('test_dataloader', ))
-    runs = [evaluate(cfg) for cfg in configs]
+    runs = [
+        evaluate(cfg)._replace(name=name)
+        for cfg, name in zip(configs, short_names(args.work_dirs))
+    ]
     rows = [run.record() for run in runs]
 
     mkdir_or_exist(args.out_dir)
@@ -25,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
         for name in ('report.json', 'detections.png')
     ]
     write_record(paths[0], rows)
-    plot_detections({f'{run.name}': run.runner for run in runs}, paths[1])
+    plot_detections({run.name: run.runner for run in runs}, paths[1])
     quantized = [run.runner for run in runs if run.bits != 'float']
     if quantized:
         paths.append(osp.join(args.out_dir, 'levels.png'))

@@ -3,14 +3,15 @@ import argparse
 import os.path as osp
 from typing import Any, Dict, List, Optional
 
+from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 
-from lcq_mmdet.cli import check_files, join_launcher, load_config
+from lcq_mmdet.cli import check_files, join_launcher, load_config, sole_process
 from lcq_mmdet.report.curves import plot_sensitivity
 from lcq_mmdet.report.records import write_csv, write_record, write_text
 from lcq_mmdet.report.tables import map_table, sensitivity_table
 from lcq_mmdet.studies.assign import assign_bits, check_budget
-from lcq_mmdet.studies.sensitivity import COSTS, Sensitivity
+from lcq_mmdet.studies.sensitivity import COSTS, Sensitivity, both_bits
 from lcq_mmdet.studies.start import check_float
 
 
@@ -41,8 +42,9 @@ def write_report(rows: List[Dict[str, Any]], runs: List[Dict[str, Any]],
                      'layers.png', 'overrides.py')
     }
     lines = [
-        f'        {row["layer"]!r}: dict(bits={row["bits"]}),'
-        for row in rows if row['proposed']
+        f'        {layer!r}: dict(weight_bits={settings["weight_bits"]}, '
+        f'act_bits={settings["act_bits"]}),'
+        for layer, settings in runs[-1]['overrides'].items()
     ]
     write_text(path['overrides.py'], '\n'.join(
         ['model = dict(', '    overrides={', *lines, '    })', '']))
@@ -70,6 +72,12 @@ def main(args: argparse.Namespace) -> None:
     check_float(cfg)
     join_launcher(cfg)
 
+    with sole_process(cfg, 'measurement'):
+        _measure(args, cfg)
+
+
+def _measure(args: argparse.Namespace, cfg: Config) -> None:
+    """Measure, propose and report in a work directory of its own."""
     sensitivity = Sensitivity(cfg, args.criterion, args.num_batches)
     widths = sorted(set(args.bits))
     uniform = None
@@ -93,7 +101,7 @@ def main(args: argparse.Namespace) -> None:
         row['proposed'] = chosen[row['layer']] == row['bits']
     runs.append(
         sensitivity.evaluate('proposal', min(args.bits),
-                             {name: dict(bits=bits)
+                             {name: both_bits(bits)
                               for name, bits in chosen.items()}))
     if is_main_process():
         write_report(rows, runs, args.criterion, cfg.work_dir)

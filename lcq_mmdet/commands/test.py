@@ -1,6 +1,7 @@
 """Evaluate a detector; with --bits, a float checkpoint is quantized first."""
 import argparse
 import copy
+from typing import Any, Dict, List, Sequence
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
@@ -9,6 +10,7 @@ from mmengine.config import Config
 
 from lcq_mmdet.cli import build_runner, check_files, load_config
 from lcq_mmdet.conversion.selection import unwrap
+from lcq_mmdet.datasets.configs import innermost
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.export.engines import ENGINES, check_engine
 from lcq_mmdet.export.evaluation import with_graph
@@ -22,19 +24,18 @@ def use_test_time_augmentation(cfg: Config) -> None:
             type='DetTTAModel',
             tta_cfg=dict(
                 nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    if 'tta_pipeline' not in cfg:
-        pack = copy.deepcopy(dataset.pipeline[-1])
-        pack.meta_keys = (*pack.get('meta_keys', ()), 'flip', 'flip_direction')
-        flips = [dict(type='RandomFlip', prob=prob) for prob in (1., 0.)]
-        cfg.tta_pipeline = [
-            *dataset.pipeline[:-1],
-            dict(type='TestTimeAug', transforms=[flips, [pack]])
-        ]
+    for _, dataset in innermost('test_dataloader', cfg.test_dataloader):
+        dataset['pipeline'] = (
+            cfg.get('tta_pipeline') or _with_flips(dataset['pipeline']))
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
-    dataset.pipeline = cfg.tta_pipeline
+
+
+def _with_flips(pipeline: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """Let a test pipeline give each image flipped and as it is."""
+    *before, pack = copy.deepcopy(pipeline)
+    pack['meta_keys'] = (*pack.get('meta_keys', ()), 'flip', 'flip_direction')
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (1., 0.)]
+    return [*before, dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 
 def main(args: argparse.Namespace) -> None:

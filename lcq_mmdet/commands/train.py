@@ -5,7 +5,7 @@ from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.runner import find_latest_checkpoint
 
 from lcq_mmdet.cli import (build_runner, check_files, check_training,
-                           load_config, sole_training)
+                           load_config, sole_process)
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.hooks import EvaluationCheckpointHook
 
@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> None:
         cfg.resume, cfg.load_from = True, resume_from
     check_files(cfg, ('train_dataloader', 'val_dataloader'))
     check_training(cfg)
-    with sole_training(cfg):
+    with sole_process(cfg, 'training'):
         runner = build_runner(cfg)
         runner.register_hook(EvaluationCheckpointHook())
         runner.train()

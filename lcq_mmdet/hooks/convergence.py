@@ -15,7 +15,8 @@ def is_saved_now(hook: Hook, runner: Runner) -> bool:
     """Tell whether a checkpoint is written after this iteration."""
     return any(
         isinstance(other, CheckpointHook) and not other.by_epoch
-        and hook.every_n_train_iters(runner, other.interval)
+        and (hook.every_n_train_iters(runner, other.interval)
+             or other.save_last and hook.is_last_train_iter(runner))
         for other in runner.hooks)
 
 

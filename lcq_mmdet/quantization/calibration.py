@@ -223,10 +223,15 @@ def sample_batches(loader: DataLoader, num_batches: int) -> DataLoader:
 def fixed_random_state(seed: int) -> Iterator[None]:
     """Seed python, numpy and torch inside, and restore their states after."""
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    # A GPU that is not in use is left alone.
+    has_gpu = torch.cuda.is_initialized()
+    devices = [torch.cuda.current_device()] if has_gpu else []
+    with torch.random.fork_rng(devices):
         random.seed(seed)
         np.random.seed(seed)
         torch.random.default_generator.manual_seed(seed)
+        if has_gpu:
+            torch.cuda.manual_seed(seed)
         try:
             yield
         finally:

@@ -2,7 +2,7 @@
 import os
 import os.path as osp
 from statistics import mean
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from mmengine.config import Config
@@ -47,6 +47,18 @@ class Evaluation(NamedTuple):
         return dict(values, cost=self.cost._asdict())
 
 
+def latest_checkpoint(work_dir: str) -> Optional[str]:
+    """Find the last checkpoint of a work directory, which may have moved.
+
+    Returns:
+        Its path; ``None`` where there is none.
+    """
+    path = find_latest_checkpoint(work_dir)
+    moved = path and osp.join(work_dir, osp.basename(path))
+    return next((name for name in (moved, path) if name and osp.isfile(name)),
+                None)
+
+
 def load_run(work_dir: str, launcher: str = 'none') -> Config:
     """Read the config of a work directory, set to its latest checkpoint.
 
@@ -65,13 +77,10 @@ def load_run(work_dir: str, launcher: str = 'none') -> Config:
         raise LCQError(f'{work_dir}: there is no config in this work '
                        'directory; train first')
     cfg = Config.fromfile(osp.join(work_dir, configs[-1]))
-    cfg.load_from = find_latest_checkpoint(work_dir)
+    cfg.load_from = latest_checkpoint(work_dir)
     if cfg.load_from is None:
         raise LCQError(f'{work_dir}: there is no checkpoint in this work '
                        'directory; train first')
-    moved = osp.join(work_dir, osp.basename(cfg.load_from))
-    if osp.isfile(moved) and not osp.isfile(cfg.load_from):
-        cfg.load_from = moved
     cfg.work_dir = work_dir
     cfg.launcher = launcher
     cfg.resume = False

@@ -102,7 +102,8 @@ def assign_bits(rows: Sequence[Mapping[str, Any]],
         changes,
         constraints=constraints,
         integrality=np.ones(len(rows)),
-        bounds=Bounds(0, 1))
+        bounds=Bounds(0, 1),
+        options=dict(mip_rel_gap=0))
     if not result.success:
         raise LCQError(f'the budget: no assignment was found within it: '
                        f'{result.message}')

@@ -4,9 +4,10 @@ from typing import Any, Dict
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from lcq_mmdet.benchmark.memory import peak_memory
+from lcq_mmdet.report.runs import latest_checkpoint
 
 _FLOAT_ITERS = 30
 
@@ -18,14 +19,12 @@ def train_row(cfg: Config) -> Dict[str, Any]:
         ``seconds_per_iter``, and ``peak_memory`` in bytes, ``None`` where
         nothing was left to train.
     """
-    checkpoint = find_latest_checkpoint(cfg.work_dir)
     # mmengine removes an old one first, and the disk may be full then.
-    if checkpoint and not osp.isfile(checkpoint):
-        checkpoint = None
+    checkpoint = latest_checkpoint(cfg.work_dir)
     if checkpoint:
         cfg.resume, cfg.load_from = True, checkpoint
     result = _measure_training(cfg)
-    if checkpoint and checkpoint == find_latest_checkpoint(cfg.work_dir):
+    if checkpoint and checkpoint == latest_checkpoint(cfg.work_dir):
         result['peak_memory'] = None  # There was nothing left to train.
     return result
 

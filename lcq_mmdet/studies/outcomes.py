@@ -50,7 +50,8 @@ class Outcomes:
         if done is not None:
             return done
         failure = read_json(osp.join(folder, _FAILED))
-        if failure == self._old_failures[folder]:
+        # Another process that is done meanwhile removes it.
+        if failure in (None, self._old_failures[folder]):
             return None
         return failure['record']
 

@@ -18,7 +18,6 @@ from lcq_mmdet.conversion.selection import unwrap
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.calibration import (fixed_random_state,
                                                 sample_batches)
-from lcq_mmdet.quantization.config import BITS_KEYS
 from lcq_mmdet.quantization.layers import QuantizedLayer, lcq_layers
 from lcq_mmdet.report.cost import cost, count_macs, layer_bops, layer_bytes
 from lcq_mmdet.report.records import to_json, write_text
@@ -33,6 +32,11 @@ COSTS = ('bytes', 'bops')
 Row = Dict[str, Any]
 Overrides = Mapping[str, Mapping[str, Any]]
 _SEED = 0
+
+
+def both_bits(bits: int) -> Dict[str, int]:
+    """Return settings that win over all others of a pattern."""
+    return dict(weight_bits=bits, act_bits=bits)
 
 
 class Sensitivity:
@@ -121,7 +125,7 @@ class Sensitivity:
 
     def _open(self, bits: int, everywhere: bool = True,
               is_calibrated: bool = True) -> '_Opened':
-        overrides = {'*': dict(bits=bits)} if everywhere else {}
+        overrides = {'*': both_bits(bits)} if everywhere else {}
         return _Opened(
             self._config(bits, overrides), self.num_batches, is_calibrated)
 
@@ -158,11 +162,7 @@ class Sensitivity:
             for pattern, settings in before.items() if pattern not in overrides
         }
         for pattern, settings in overrides.items():
-            kept = {
-                key: value for key, value in before.get(pattern, {}).items()
-                if key not in BITS_KEYS
-            }
-            own[pattern] = {**kept, **settings}
+            own[pattern] = {**before.get(pattern, {}), **settings}
         return _named(apply_lcq(self.cfg, bits=bits, overrides=own))
 
     def _change(self, value: float, opened: '_Opened') -> float:

@@ -11,13 +11,14 @@ from typing import (Any, Container, Dict, Iterator, List, Mapping, Optional,
 
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from lcq_mmdet.conversion.model import apply_lcq, float_config
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.config import QUANTIZERS
 from lcq_mmdet.report.records import to_json
-from lcq_mmdet.report.runs import evaluate, load_run, mixed_bits
+from lcq_mmdet.report.runs import (evaluate, latest_checkpoint, load_run,
+                                   mixed_bits)
 
 from .claim import claim_work_dir
 from .measuring import measure_step, train_row
@@ -244,4 +245,4 @@ class Sweep:
             return None
         if 'error' in (self._read(before) or {'error': None}):
             raise LCQError(f'starts from {before.folder}, which failed')
-        return find_latest_checkpoint(self.path(before))
+        return latest_checkpoint(self.path(before))

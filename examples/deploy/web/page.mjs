@@ -52,6 +52,7 @@ async function takeImage(file) {
 }
 
 async function detect() {
+  found = [];
   tell('Detecting');
   // Let the browser paint before it is busy.
   await new Promise((done) => setTimeout(done));

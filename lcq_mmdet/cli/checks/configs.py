@@ -1,9 +1,10 @@
 """Finding data sets, metrics and numbers of classes in a config."""
-import os.path as osp
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.registry import Registry
+
+from lcq_mmdet.datasets.configs import paths_of
 
 # Their numbers of classes are not those of the boxes.
 _OTHER_CLASSES = ('rpn_head', 'semantic_head', 'backbone', 'neck', 'reid')
@@ -56,33 +57,6 @@ def find_class(registry: Registry, name: Any) -> Any:
         return name
     with registry.switch_scope_and_registry('mmdet') as switched:
         return switched.get(name)
-
-
-def type_name(cfg: Dict[str, Any]) -> str:
-    """Return a config's type, of either style, without its module or scope."""
-    name = cfg.get('type', '')
-    return getattr(name, '__name__', str(name)).rpartition('.')[2]
-
-
-def innermost(where: str, cfg: Dict) -> Iterator[Tuple[str, Dict]]:
-    """Iterate over the innermost dataset configs and their keys."""
-    inner = cfg.get('datasets', cfg.get('dataset'))
-    if inner is None:
-        yield where, cfg
-    elif isinstance(inner, dict):
-        yield from innermost(f'{where}.dataset', inner)
-    else:
-        for index, part in enumerate(inner):
-            yield from innermost(f'{where}.datasets.{index}', part)
-
-
-def paths_of(dataset: Dict) -> Iterator[Tuple[str, str]]:
-    """Iterate over the paths that a dataset config names, and their keys."""
-    root = dataset.get('data_root') or ''
-    if dataset.get('ann_file'):
-        yield 'ann_file', osp.join(root, dataset['ann_file'])
-    for name, prefix in (dataset.get('data_prefix') or {}).items():
-        yield f'data_prefix.{name}', osp.join(root, prefix)
 
 
 def metrics_of(cfg: Config, key: str) -> Iterator[Tuple[str, Dict[str, Any]]]:

@@ -4,9 +4,9 @@ from typing import Dict, Sequence
 
 from mmengine.config import Config
 
+from lcq_mmdet.datasets.configs import innermost, paths_of, type_name
 from lcq_mmdet.errors import LCQError
 
-from .configs import innermost, paths_of, type_name
 from .data import check_data
 
 

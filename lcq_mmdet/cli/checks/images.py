@@ -7,7 +7,9 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .configs import Source, type_name
+from lcq_mmdet.datasets.configs import type_name
+
+from .configs import Source
 from .problems import Problems
 
 _ALL = 1000

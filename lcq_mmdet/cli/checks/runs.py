@@ -7,10 +7,10 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.utils import mkdir_or_exist
 
+from lcq_mmdet.datasets.configs import type_name
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.report.files import held
 
-from .configs import type_name
 from .data import is_first_process
 
 
@@ -30,21 +30,25 @@ def check_training(cfg: Config) -> None:
 
 
 @contextmanager
-def sole_training(cfg: Config) -> Iterator[None]:
-    """Keep a second training out of the work directory while one runs.
+def sole_process(cfg: Config, what: str) -> Iterator[None]:
+    """Keep a second process out of the work directory while one runs.
 
-    The two would overwrite and delete each other's checkpoints.
+    Two trainings would overwrite and delete each other's checkpoints.
+
+    Args:
+        cfg: Config with the work directory.
+        what: What runs, one word.
 
     Raises:
-        LCQError: If another training runs in it.
+        LCQError: If another such process runs in it.
     """
     if not is_first_process(cfg):
         yield
         return
     mkdir_or_exist(cfg.work_dir)
-    with held(osp.join(cfg.work_dir, '.training')) as is_held:
+    with held(osp.join(cfg.work_dir, f'.{what}')) as is_held:
         if not is_held:
             raise LCQError(
-                f'--work-dir={cfg.work_dir!r}: another training runs in it; '
+                f'--work-dir={cfg.work_dir!r}: another {what} runs in it; '
                 'wait for it, or choose another directory')
         yield

@@ -16,13 +16,13 @@ from ..graphs.trace import export_module
 from .composition import Part, join
 from .dense import DenseCandidates
 from .families import dense_candidates
+from .metadata import OUTPUTS
 from .preprocessing import LIMITS, PREPARED, Pipeline, preprocessing
 from .regions import RegionBoxes, RegionPooling, check_second_stage
 from .suppression import Suppression, read_suppression, suppression
 
 NETWORK = 'network'
 _BOXES = ('boxes', 'scores', 'labels')
-_OUTPUTS = ('dets', 'labels')
 
 
 class Assembly:
@@ -112,13 +112,13 @@ class Assembly:
                     **_of_network(rows)
                 }, [f'refine/{name}' for name in _BOXES]))
         add(_choice('suppress', self.suppression,
-                    'refine' if second else 'decode', _OUTPUTS))
+                    'refine' if second else 'decode', OUTPUTS))
         value = helper.make_tensor_value_info
         return join(
             parts,
             [value(IMAGE, TensorProto.UINT8, ['N', 'H', 'W', 3])],
-            [value(_OUTPUTS[0], TensorProto.FLOAT, ['N', 'K', 5]),
-             value(_OUTPUTS[1], TensorProto.INT64, ['N', 'K'])])
+            [value(OUTPUTS[0], TensorProto.FLOAT, ['N', 'K', 5]),
+             value(OUTPUTS[1], TensorProto.INT64, ['N', 'K'])])
 
 
 def _check_unpadded(detector: Any, pipeline: Pipeline) -> None:
@@ -155,7 +155,7 @@ def _choice(name: str, how: Suppression, source: str, outputs: Sequence[str],
     inputs = ('boxes', 'scores', 'groups')
     return Part(name, suppression(how, at_least), {
         **{one: f'{source}/{other}' for one, other in zip(inputs, _BOXES)},
-        **dict(zip(_OUTPUTS, outputs))
+        **dict(zip(OUTPUTS, outputs))
     })
 
 

@@ -10,6 +10,8 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
+from lcq_mmdet.errors import LCQError
+
 from ..graphs.network import dense_outputs
 from .selection import Picked, by_priors, clip, pick, take
 from .suppression import NOTHING, Suppression, read_suppression
@@ -24,7 +26,12 @@ class DenseCandidates(nn.Module):
         head: The dense head.
         test_cfg: Its settings.
         names: Names of its outputs.
+
+    Raises:
+        LCQError: If its settings cannot be in a graph.
     """
+    # Whether mmdet compares sizes of boxes before it rescales them.
+    in_input_pixels = False
 
     def __init__(self, head: Any, test_cfg: Mapping[str, Any],
                  names: Sequence[str]) -> None:
@@ -32,6 +39,11 @@ class DenseCandidates(nn.Module):
         self.head, self.test_cfg, self.names = head, test_cfg, names
         self.nms_pre = test_cfg.get('nms_pre', -1)
         self.score_thr = test_cfg.get('score_thr', 0)
+        self.min_size = test_cfg.get('min_bbox_size', -1)
+        if self.min_size > 0 and not self.in_input_pixels:
+            raise LCQError(f'test_cfg.min_bbox_size={self.min_size}: is in '
+                           'pixels of the image before it is resized, which '
+                           'a graph does not see; set it to 0')
 
     @property
     def max_per_img(self) -> Optional[int]:
@@ -77,11 +89,10 @@ class DenseCandidates(nn.Module):
 
     def sized(self, boxes: Tensor, scores: Tensor) -> Tensor:
         """Return the scores, negative where a box is too small."""
-        smallest = self.test_cfg.get('min_bbox_size', -1)
-        if smallest < 0:
+        if self.min_size < 0:
             return scores
         sides = boxes[..., 2:] - boxes[..., :2]
-        return torch.where((sides > smallest).all(-1), scores, NOTHING)
+        return torch.where((sides > self.min_size).all(-1), scores, NOTHING)
 
 
 class PyramidCandidates(DenseCandidates):
@@ -137,6 +148,7 @@ class PyramidCandidates(DenseCandidates):
 
 class RegionCandidates(PyramidCandidates):
     """Regions, of any score; the groups are the levels of the pyramid."""
+    in_input_pixels = True
 
     def good(self, picked: Picked) -> Tensor:
         return picked.values > NOTHING

@@ -7,6 +7,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from lcq_mmdet.datasets.configs import innermost, type_name
 from lcq_mmdet.errors import LCQError
 
 from ..engines import ENGINES
@@ -14,7 +15,6 @@ from ..graphs.metadata import is_self_contained, load_graph
 from ..graphs.network import IMAGE
 from ..graphs.session import Graph
 from .metadata import OUTPUTS
-from .preprocessing import test_transforms
 
 
 @MODELS.register_module()
@@ -76,8 +76,8 @@ class EndToEndDetector(BaseModel):
 
 def leave_padding_to_graph(cfg: Config) -> None:
     """Take out what pads images in the test pipeline, in place."""
-    transforms = test_transforms(cfg)
-    transforms[:] = [
-        transform for transform in transforms
-        if str(transform['type']).rpartition('.')[2] != 'Pad'
-    ]
+    for _, dataset in innermost('test_dataloader', cfg.test_dataloader):
+        dataset['pipeline'] = [
+            transform for transform in dataset['pipeline']
+            if type_name(transform) != 'Pad'
+        ]

@@ -2,8 +2,9 @@
 import json
 from typing import Any, Dict, Mapping, Optional, Sequence
 
-from mmengine.config import Config
 from mmengine.registry import DATASETS
+
+from lcq_mmdet.datasets.configs import type_name
 
 from ..graphs.network import IMAGE
 from .suppression import Suppression
@@ -40,19 +41,16 @@ def describe(classes: Sequence[str], palette: Optional[Sequence[Any]],
     return json.dumps(told)
 
 
-def dataset_meta(cfg: Config, meta: Mapping[str, Any],
+def dataset_meta(dataset: Mapping[str, Any], meta: Mapping[str, Any],
                  num_classes: int) -> Mapping[str, Any]:
     """Return classes and colors: the checkpoint's, or those of the test data.
 
     Args:
-        cfg: The config.
+        dataset: Config of the test data.
         meta: The checkpoint's ``meta``.
         num_classes: Number of classes of the detector.
     """
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    known = DATASETS.get(dataset.type)
+    known = DATASETS.get(type_name(dataset))
     for found in (meta.get('dataset_meta'), dataset.get('metainfo'),
                   getattr(known, 'METAINFO', None)):
         found = {key.lower(): value for key, value in (found or {}).items()}

@@ -1,11 +1,13 @@
 """From an image, as it comes from a decoder, to the input of a network."""
-from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (Any, Dict, List, Mapping, NamedTuple, Optional, Sequence,
+                    Tuple)
 
 import onnx
 import torch
 from mmengine.config import Config
 from mmengine.model import ImgDataPreprocessor
 
+from lcq_mmdet.datasets.configs import innermost, type_name
 from lcq_mmdet.errors import LCQError
 
 #: Names of what the graph gives: the network's input, and (4) width, height,
@@ -14,6 +16,11 @@ PREPARED, LIMITS = 'prepared', 'limits'
 # What does not change pixels; what it packs is not part of the image.
 _NEUTRAL = ('LoadImageFromFile', 'LoadImageFromNDArray', 'LoadAnnotations',
             'LoadEmptyAnnotations', 'PackDetInputs')
+# Options that change pixels, and what they must be.
+_ONLY: Dict[str, Dict[str, Any]] = dict(
+    LoadImageFromFile=dict(color_type='color', to_float32=False),
+    LoadImageFromNDArray=dict(color_type='color', to_float32=False),
+    Resize=dict(backend='cv2'))
 
 
 class Pipeline(NamedTuple):
@@ -27,19 +34,22 @@ class Pipeline(NamedTuple):
     pads: List[Mapping[str, Any]]
 
 
-def test_transforms(cfg: Config) -> List[Mapping[str, Any]]:
-    """Return the transforms of a config's test data, in order.
+def find_test_data(cfg: Config) -> Mapping[str, Any]:
+    """Return a config's innermost test data set, the first of several.
 
     Raises:
-        LCQError: If it has no test data.
+        LCQError: If there is none, or several prepare images differently.
     """
-    if not cfg.get('test_dataloader'):
-        raise LCQError('test_dataloader: is missing; its pipeline says how '
-                       'images are resized')
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset.get('pipeline') or []
+    key = 'test_dataloader'
+    found = list(innermost(key, cfg.get(key) or {}))
+    pipelines = [dataset.get('pipeline') for _, dataset in found]
+    if not cfg.get(key):
+        raise LCQError(f'{key}: is missing; its pipeline says how images are '
+                       'resized')
+    if any(pipeline != pipelines[0] for pipeline in pipelines):
+        raise LCQError(f'{key}: its data sets have different pipelines, and '
+                       'a graph has one; leave one data set in it')
+    return found[0][1]
 
 
 def read_pipeline(transforms: Sequence[Mapping[str, Any]]) -> Pipeline:
@@ -51,8 +61,13 @@ def read_pipeline(transforms: Sequence[Mapping[str, Any]]) -> Pipeline:
     pads: List[Mapping[str, Any]] = []
     resize: Optional[Mapping[str, Any]] = None
     for transform in transforms:
-        options = dict(transform)
-        name = str(options.pop('type')).rpartition('.')[2]
+        name = type_name(transform)
+        options = {key: transform[key] for key in transform if key != 'type'}
+        for key, value in _ONLY.get(name, {}).items():
+            if options.get(key, value) != value:
+                raise LCQError(f'--end2end: the test pipeline has a {name} '
+                               f'with {key}={options[key]!r}; it must be '
+                               f'{value!r}')
         if name == 'Resize' and resize is None and not pads:
             resize = options
         elif name == 'Pad':

@@ -51,8 +51,8 @@ def read_suppression(test_cfg: Mapping[str, Any],
                        "cannot be part of a graph; type='nms' with an "
                        'iou_threshold can')
     if any(options.values()):
-        raise LCQError(f'{where}.nms: {next(iter(options))!r} cannot be part '
-                       'of a graph')
+        other = next(key for key, value in options.items() if value)
+        raise LCQError(f'{where}.nms: {other!r} cannot be part of a graph')
     limits = [n for n in (max_per_img, most) if n is not None and n > 0]
     return Suppression(
         float(iou), min(limits) if limits else None, agnostic)

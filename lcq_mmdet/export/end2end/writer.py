@@ -17,7 +17,7 @@ from ..graphs.writer import Export, export_onnx
 from .assembly import Assembly
 from .check import check_boxes
 from .metadata import dataset_meta, describe
-from .preprocessing import read_pipeline, resize_metadata, test_transforms
+from .preprocessing import find_test_data, read_pipeline, resize_metadata
 
 
 @torch.no_grad()
@@ -41,11 +41,12 @@ def export_end2end(model: nn.Module, path: str, cfg: Config,
             cannot be written or finds something else; what is at ``path`` is
             as it was.
     """
-    pipeline = read_pipeline(test_transforms(cfg))
+    dataset = find_test_data(cfg)
+    pipeline = read_pipeline(dataset.get('pipeline') or [])
     resize = resize_metadata(pipeline)
     assembly = Assembly(model, pipeline)
     config = cfg.to_dict()
-    names = dataset_meta(cfg, meta, _num_classes(model))
+    names = dataset_meta(dataset, meta, _num_classes(model))
     about = describe(names['classes'], names.get('palette'), resize,
                      options.get('int8') or 'float', assembly.score_thr,
                      assembly.suppression)

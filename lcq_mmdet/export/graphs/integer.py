@@ -29,7 +29,6 @@ from .plan import Call, IntegerGraph, Stream
 from .ranges import Ranges
 from .streams import SAME_GRID, Maps
 
-MODES = ('exact', 'relaxed')
 _OPSET = 21
 _INT32 = 2**31 - 1
 _MOST_ROWS = 16
