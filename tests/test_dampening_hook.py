@@ -8,7 +8,6 @@ from torch import nn
 from training import assert_equal_states, make_config, state_of, train
 
 from lcq_mmdet import LCQConv2d, LCQError, QuantizerConfig
-from lcq_mmdet.conversion.model import float_config
 from lcq_mmdet.hooks import LCQDampeningHook
 from lcq_mmdet.hooks.dampening_hook import distance_to_levels
 from lcq_mmdet.quantization.layers import lcq_layers
@@ -114,8 +113,3 @@ def test_run_without_trained_weights_is_refused(tmp_path):
         layer.weight.requires_grad_(False)
     with pytest.raises(LCQError, match='no quantized weight is trained'):
         LCQDampeningHook().before_train(runner)
-
-
-def test_float_config_drops_the_hook(tmp_path):
-    cfg = make_config(tmp_path, **dampened())
-    assert 'lcq_dampening' not in float_config(cfg).default_hooks

@@ -5,7 +5,6 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from lcq_mmdet import LCQError
-from lcq_mmdet.conversion.model import float_config
 from lcq_mmdet.hooks import LCQDistillHook
 from lcq_mmdet.hooks.distill_hook import relative_error
 
@@ -109,7 +108,3 @@ def test_checkpoint_of_another_model_is_named(distill_config, tmp_path):
     distill_config.default_hooks.lcq_distill.teacher = path
     with pytest.raises(LCQError, match='is no checkpoint of the float'):
         Runner.from_cfg(distill_config).train()
-
-
-def test_float_config_drops_the_hook(distill_config):
-    assert 'lcq_distill' not in float_config(distill_config).default_hooks

@@ -5,7 +5,7 @@ from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
-from lcq_mmdet import LCQError, apply_lcq
+from lcq_mmdet import LCQDampeningHook, LCQError, apply_lcq
 from lcq_mmdet.conversion.model import float_config
 from lcq_mmdet.quantization.layers import lcq_layers
 
@@ -157,6 +157,21 @@ def test_float_config_keeps_settings_of_the_optimizer(tiny_config):
     tiny_config.optim_wrapper.paramwise_cfg = own
     before = tiny_config.to_dict()
     assert float_config(apply_lcq(tiny_config)).to_dict() == before
+
+
+def test_float_config_drops_our_hooks_and_no_others(lcq_config):
+    others = dict(lcq_config.default_hooks)
+    del others['lcq']
+    for key, name in dict(
+            lcq_distill='LCQDistillHook', lcq_monitor='LCQMonitorHook',
+            lcq_precise_bn='LCQPreciseBNHook', lcq_damp=LCQDampeningHook,
+            none=None).items():
+        lcq_config.default_hooks[key] = name and dict(type=name)
+    lcq_config.custom_hooks = [
+        dict(type='lcq_mmdet.LCQMonitorHook'), dict(type='EMAHook')]
+    cfg = float_config(lcq_config)
+    assert cfg.default_hooks == dict(others, none=None)
+    assert cfg.custom_hooks == [dict(type='EMAHook')]
 
 
 def test_float_config_of_a_config_written_as_quantized(tmp_path):

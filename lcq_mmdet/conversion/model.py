@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import nn
 
+from lcq_mmdet.datasets.configs import type_name
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.quantization.config import BITS_KEYS
 
@@ -186,6 +187,11 @@ def apply_lcq(cfg: Config,
     return cfg
 
 
+def _is_own(hook: Any) -> bool:
+    """Tell whether the config of a hook is of one of this package."""
+    return isinstance(hook, dict) and type_name(hook).startswith('LCQ')
+
+
 def float_config(cfg: Config) -> Config:
     """Undo what :func:`apply_lcq` has done to a config.
 
@@ -198,9 +204,13 @@ def float_config(cfg: Config) -> Config:
         for key in (*_QUANTIZATION_KEYS, 'type'):
             cfg.model.pop(key, None)
         cfg.model.type = cfg.model.pop('float_type')
-    for key in ('lcq', 'lcq_dampening', 'lcq_distill', 'lcq_monitor',
-                'lcq_precise_bn'):
-        cfg.get('default_hooks', {}).pop(key, None)
+    hooks = cfg.get('default_hooks') or {}
+    for key in [key for key in hooks if _is_own(hooks[key])]:
+        del hooks[key]
+    if cfg.get('custom_hooks'):
+        cfg.custom_hooks = [
+            hook for hook in cfg.custom_hooks if not _is_own(hook)
+        ]
     optim_wrapper = cfg.get('optim_wrapper') or {}
     if optim_wrapper.get('constructor') == CONSTRUCTOR:
         del optim_wrapper['constructor']

@@ -33,7 +33,7 @@ def step_gradient_scale(num_values: int, bits: int, signed: bool) -> float:
     """Compute what the gradient of the step is multiplied by.
 
     Args:
-        num_values: Values of the weight, or of an input of one image, N.
+        num_values: Values of the weight, or of an item of the input, N.
         bits: Bit-width, 2 to 8.
         signed: Whether there are negative values.
 

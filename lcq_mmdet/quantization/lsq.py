@@ -20,7 +20,7 @@ class LSQQuantizer(LCQQuantizer):
     2^b - 1 for an input without negative values. A weight is not normalized.
     The step starts at 2 mean|x| / sqrt(Qp), Qp being the largest integer, and
     its gradient is divided by sqrt(N Qp), N being the number of values of the
-    weight, or of the input of one image.
+    weight, or of one item of the batch that is the input.
 
     The state is the parameter ``step``, shape (), beside the buffers of an
     :class:`LCQQuantizer`; ``clip`` and ``lowest`` follow from it, and theta
