@@ -1,5 +1,6 @@
 """Graphs from images to boxes: what mmdet finds, family by family."""
 import copy
+import re
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -23,8 +24,10 @@ from lcq_mmdet.export.end2end.preprocessing import (LIMITS, PREPARED, Pipeline,
                                                     find_test_data,
                                                     preprocessing,
                                                     read_pipeline)
+from lcq_mmdet.export.graphs.boxes import box_layers
 from lcq_mmdet.export.graphs.builder import with_outputs
 from lcq_mmdet.export.graphs.heads import dense_head
+from lcq_mmdet.export.graphs.layers import float_layers
 from lcq_mmdet.export.graphs.network import (DetectorNetwork, dense_outputs,
                                              features)
 from lcq_mmdet.export.graphs.session import Graph
@@ -101,6 +104,23 @@ def differences(found, expected):
         count += int((~same.any(0)).sum() + (~same.any(1)).sum())
         total += len(others)
     return count, total
+
+
+@pytest.mark.parametrize('name, layers', [
+    ('retinanet', 'retina_reg'), ('fcos', 'conv_reg'), ('atss', 'atss_reg'),
+    ('gfl', 'gfl_reg'), ('rtmdet', r'rtm_reg\.\d'), ('yolov3', ''),
+    ('yolox', r'multi_level_conv_reg\.\d'), ('detr', r'fc_reg'),
+    ('faster-rcnn', r'rpn_reg|fc_reg'), ('ssdlite', r'reg_convs\.\d\.1'),
+])
+def test_last_layers_before_boxes_are_found(name, layers):
+    network, *_ = detector(name)
+    others, _ = float_layers(network.detector)
+    found = box_layers(trace(network, others))
+    expected = [
+        other for other in others
+        if re.search(rf'_head\.({layers})$', other)
+    ]
+    assert sorted(found) == sorted(expected) and bool(layers) == bool(found)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -37,11 +37,11 @@ def make_parser() -> argparse.ArgumentParser:
         f'{ENGINES[0]})')
     parser.add_argument(
         '--keep-float',
-        nargs='+',
-        default=[],
+        nargs='*',
         metavar='PATTERN',
         help='with --int8: layers to leave in float, of those that training '
-        'left in float; all others are computed in 8 bits, too')
+        'left in float; all others are computed in 8 bits, too (default: '
+        'layers that boxes are decoded from; without a pattern: none)')
     parser.add_argument(
         '--end2end',
         action='store_true',
@@ -62,7 +62,7 @@ def check(args: argparse.Namespace) -> Optional[str]:
     for flag in ('end2end', 'int8'):
         if getattr(args, flag) and suffix != '.onnx':
             return f'--{flag}: is for ONNX graphs (.onnx)'
-    if args.keep_float and not args.int8:
+    if args.keep_float is not None and not args.int8:
         return f'--keep-float={args.keep_float!r}: is for --int8'
     if args.engine and args.int8 != 'exact':
         return f'--engine={args.engine}: is for --int8 exact'

@@ -15,6 +15,7 @@ from lcq_mmdet.report.files import replacing
 from ..engines import ENGINES
 from ..files import to_literal
 from ..writer import Progress, check_exportable, encode_weight
+from .boxes import box_layers
 from .check_float import check_floats
 from .check_integer import check_integers
 from .integer import IntegerLowering
@@ -48,7 +49,7 @@ def export_onnx(model: nn.Module,
                 progress: Progress = iter,
                 int8: Optional[str] = None,
                 images: Iterable[Tensor] = (),
-                keep_float: Sequence[str] = (),
+                keep_float: Optional[Sequence[str]] = None,
                 engine: str = ENGINES[0]) -> Export:
     """Write backbone, neck and heads as an ONNX graph.
 
@@ -70,6 +71,7 @@ def export_onnx(model: nn.Module,
             clip; one or more.
         keep_float: For 8 bits: patterns of layers that training left in
             float, and which stay so; others are computed in 8 bits, too.
+            By default those stay that boxes are decoded from.
         engine: For 8 bits: ``'onnxruntime'`` or ``'openvino'``, the engine
             that the file is to be fast in; both compute the same.
 
@@ -80,14 +82,20 @@ def export_onnx(model: nn.Module,
     """
     check_exportable(model)
     quantized = exportable_layers(model)
-    left: Mapping[str, str] = {}
+    left: Dict[str, str] = {}
     layers: Dict[str, Layer] = dict(quantized)
     if int8 is not None:
-        others, left = float_layers(model, keep_float)
+        others, left = float_layers(model, keep_float or ())
         layers.update(others)
     network = DetectorNetwork(model)
     texts = to_literal(config), to_literal(meta)
     traced = trace(network, layers)
+    if int8 is not None and keep_float is None:
+        boxes = box_layers(traced)
+        left.update((name, 'boxes are decoded from what it gives')
+                    for name in others if name in boxes)
+        layers = {name: layers[name] for name in layers if name not in left}
+        traced = trace(network, layers)
     weights = {name: encode_weight(name, quantized[name])
                for name in progress(list(quantized))}
     graph = lower(traced, layers, weights)
