@@ -43,6 +43,16 @@ def evaluate(call, folder, config, checkpoint):
     ]
 
 
+def test_config_of_a_training_stays_as_it_is(call, folder):
+    """That of a graph would be taken for it by a report."""
+    assert not call('export.py', 'config.py', 'epoch_1.pth', '--out',
+                    'tested.onnx')
+    (folder / 'run').mkdir()
+    (folder / 'run/config.py').write_text('of the training')
+    assert not call('test.py', 'config.py', 'tested.onnx', '--work-dir', 'run')
+    assert (folder / 'run/config.py').read_text() == 'of the training'
+
+
 @pytest.mark.parametrize('prefix', ['', 'faster_'])
 def test_results_are_those_of_the_network_and_mmdet(prefix, call, folder):
     files = [f'{prefix}{name}' for name in ('config.py', 'epoch_1.pth')]

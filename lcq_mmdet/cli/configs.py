@@ -133,8 +133,24 @@ class BriefRunner(Runner):
         return ', '.join(type(hook).__name__ for hook in self.hooks)
 
 
-def build_runner(cfg: Config) -> Runner:
-    """Build the runner that the config asks for."""
+class TestRunner(BriefRunner):
+    """Leave the config that a training put into the work directory.
+
+    That of a test has another model, where it evaluates a graph or averages
+    over flipped images.
+    """
+
+    def dump_config(self) -> None:
+        """Write none; the log has it."""
+
+
+def build_runner(cfg: Config, test_only: bool = False) -> Runner:
+    """Build the runner that the config asks for.
+
+    Args:
+        cfg: Config of a run.
+        test_only: Whether nothing is trained.
+    """
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
-    return BriefRunner.from_cfg(cfg)
+    return (TestRunner if test_only else BriefRunner).from_cfg(cfg)

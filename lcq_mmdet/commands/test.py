@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> None:
         cfg = trigger_visualization_hook(cfg, args)
     if args.tta:
         use_test_time_augmentation(cfg)
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, test_only=True)
     if (args.checkpoint.endswith('.safetensors')
             and not any(lcq_layers(unwrap(runner.model)))):
         raise LCQError(f'config={args.config!r}: is of a float model, and the '
