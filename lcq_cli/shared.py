@@ -48,9 +48,15 @@ def add_bits(parser: argparse.ArgumentParser) -> None:
         help='quantize weights and inputs to B bits, 2 to 8; works with any '
         'mmdet config')
     parser.add_argument(
-        '--weight-bits', type=int, metavar='B', help='bits of weights only')
+        '--weight-bits',
+        type=int,
+        metavar='B',
+        help='bits of weights; with --act-bits or --bits')
     parser.add_argument(
-        '--act-bits', type=int, metavar='B', help='bits of inputs only')
+        '--act-bits',
+        type=int,
+        metavar='B',
+        help='bits of inputs; with --weight-bits or --bits')
 
 
 def check_bits(key: str, *values: Optional[int]) -> Optional[str]:

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from mmcv.transforms import LoadImageFromFile, Resize
+from mmdet.datasets import CocoDataset
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
@@ -20,6 +21,7 @@ from torch import nn
 from lcq_mmdet import LCQError
 from lcq_mmdet.export.end2end.assembly import NETWORK, Assembly
 from lcq_mmdet.export.end2end.check import after_network, prepare
+from lcq_mmdet.export.end2end.metadata import dataset_meta
 from lcq_mmdet.export.end2end.preprocessing import (LIMITS, PREPARED, Pipeline,
                                                     find_test_data,
                                                     preprocessing,
@@ -241,7 +243,7 @@ def test_heads_and_suppression_that_are_not_known_are_refused():
         Assembly(model, Pipeline(None, []))
     model.bbox_head.test_cfg.update(
         nms=dict(type='nms', iou_threshold=0.5), min_bbox_size=3)
-    with pytest.raises(LCQError, match=r'^test_cfg\.min_bbox_size=3: is in'):
+    with pytest.raises(LCQError, match=r'^model\.test_cfg\.min_bbox_size=3: '):
         Assembly(model, Pipeline(None, []))
 
     class OtherHead(type(model.bbox_head)):
@@ -266,6 +268,15 @@ def test_pipelines_that_are_not_known_are_refused(transform):
     model = detector('retinanet')[0].detector
     with pytest.raises(LCQError, match='^--end2end: the test pipeline has'):
         Assembly(model, read_pipeline([transform]))
+
+
+@pytest.mark.parametrize('kind', ['mmdet.CocoDataset', CocoDataset,
+                                  'CocoDataset'])
+def test_classes_are_those_of_the_data_set(kind):
+    assert dataset_meta(dict(type=kind), {}, 80)['classes'][0] == 'person'
+    own = dict(dataset_meta=dict(CLASSES=('cell', )))
+    assert dataset_meta(dict(type=kind), own, 1)['classes'] == ('cell', )
+    assert dataset_meta(dict(type=kind), {}, 2)['classes'] == ['0', '1']
 
 
 def test_pipeline_of_data_sets_in_data_sets_is_read():

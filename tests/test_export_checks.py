@@ -21,7 +21,7 @@ def record(mode, folder):
         patch.setattr(writer, 'check_integers', lambda *args: calls.append(
             args))
         export_onnx(make_model(cfg), str(folder / 'model.onnx'),
-                    cfg.to_dict(), int8=mode, keep_float=(),
+                    cfg.to_dict(), int8=mode, keep_float=[],
                     images=[torch.randn(2, 3, 96, 128)])
     return calls[0]
 

@@ -287,7 +287,7 @@ def test_float_layers_keep_what_they_compute(tmp_path):
     path = tmp_path / 'model.onnx'
     images = DetectorNetwork(model).example(64, 96)[:1]
     export = export_onnx(model, str(path), cfg.to_dict(), int8='relaxed',
-                         images=images, keep_float=())
+                         images=images, keep_float=[])
     assert export.integer_share == 1 and not export.left_float
     for found, expected in zip(graph_of(path)(*images),
                                DetectorNetwork(model)(*images)):

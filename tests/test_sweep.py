@@ -186,9 +186,14 @@ def test_progressive_row_waits_for_the_one_it_starts_from(sweep_config,
     with pytest.raises(LCQError, match='from lcq_w4a4_seed0, which failed'):
         sweep.row_config(second)
     list(sweep.run())
-    (Path(sweep.path(first)) / 'last_checkpoint').write_text('x/epoch_2.pth')
+    folder = Path(sweep.path(first))
+    with pytest.raises(LCQError, match='which has no checkpoint any more'):
+        sweep.row_config(second)
+    # The sweep has moved since.
+    (folder / 'last_checkpoint').write_text('x/epoch_2.pth')
+    (folder / 'epoch_2.pth').touch()
     cfg = sweep.row_config(second)
-    assert cfg.load_from == 'x/epoch_2.pth'
+    assert cfg.load_from == str(folder / 'epoch_2.pth')
     # Clips and companders come along, as in the recorded results.
     assert cfg.default_hooks.lcq.keep_quantizers
     assert 'keep_quantizers' not in sweep.row_config(first).default_hooks.lcq

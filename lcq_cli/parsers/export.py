@@ -40,8 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
         nargs='*',
         metavar='PATTERN',
         help='with --int8: layers to leave in float, of those that training '
-        'left in float; all others are computed in 8 bits, too (default: '
-        'layers that boxes are decoded from; without a pattern: none)')
+        'left in float, beside the last ones before the boxes; without a '
+        'pattern, none at all')
     parser.add_argument(
         '--end2end',
         action='store_true',

@@ -3,7 +3,7 @@ import argparse
 import os
 import os.path as osp
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Any, Dict, Iterator, Mapping
 
 from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed
@@ -45,8 +45,7 @@ def load_config(args: argparse.Namespace, suffix: str = '') -> Config:
         cfg.merge_from_dict(args.cfg_options)
     # A sweep has lists of bits, and applies them to copies of the config.
     if any(isinstance(value, int) for value in bits.values()):
-        if cfg.model.type != 'LCQModel' and len(bits) == 1:
-            _check_alone(*bits)
+        _check_both(bits, cfg.get('model') or {})
         cfg = apply_lcq(cfg, **{'bits': None, **bits})
         suffix += ''.join(
             _BITS[key].format(value) for key, value in bits.items())
@@ -57,12 +56,20 @@ def load_config(args: argparse.Namespace, suffix: str = '') -> Config:
     return cfg
 
 
-def _check_alone(key: str) -> None:
-    """Check the one bit-width that a float config is given."""
-    others = dict(weight_bits='--act-bits', act_bits='--weight-bits')
-    if key in others:
-        raise LCQError(f'--{key.replace("_", "-")}: the config has no other '
-                       f'bits; add {others[key]}, or --bits for both')
+def _check_both(given: Dict[str, int], model: Mapping[str, Any]) -> None:
+    """Check that bits of weights and of inputs are known for a float config.
+
+    Args:
+        given: Bits by key, of the command line.
+        model: The model's part of the config, which may have others.
+    """
+    for key, other in (('weight_bits', 'act_bits'),
+                       ('act_bits', 'weight_bits')):
+        if key in given and model.get('type') != 'LCQModel' and not any(
+                name in given or name in model for name in ('bits', other)):
+            raise LCQError(f'--{key.replace("_", "-")}: the config has no '
+                           f'other bits; add --{other.replace("_", "-")}, or '
+                           '--bits for both')
 
 
 def read_config(path: str, pretrained: bool = False) -> Config:
@@ -134,14 +141,14 @@ class BriefRunner(Runner):
 
 
 class TestRunner(BriefRunner):
-    """Leave the config that a training put into the work directory.
+    """Test, and write no config into the work directory.
 
-    That of a test has another model, where it evaluates a graph or averages
-    over flipped images.
+    The one that is there is of the training, and reports are made from it. A
+    test of a graph has another: the graph is its model.
     """
 
     def dump_config(self) -> None:
-        """Write none; the log has it."""
+        """Do nothing; the log has the config."""
 
 
 def build_runner(cfg: Config, test_only: bool = False) -> Runner:

@@ -8,6 +8,7 @@ from lcq_mmdet.cli import (build_runner, check_files, check_training,
                            load_config, sole_process)
 from lcq_mmdet.errors import LCQError
 from lcq_mmdet.hooks import EvaluationCheckpointHook
+from lcq_mmdet.report.runs import latest_checkpoint
 
 
 def main(args: argparse.Namespace) -> None:
@@ -23,7 +24,10 @@ def main(args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     resume_from = args.resume
     if resume_from == 'auto':
-        resume_from = find_latest_checkpoint(cfg.work_dir)
+        # One that is gone is named by the check of files.
+        resume_from = (
+            latest_checkpoint(cfg.work_dir)
+            or find_latest_checkpoint(cfg.work_dir))
     if resume_from:
         cfg.resume, cfg.load_from = True, resume_from
     check_files(cfg, ('train_dataloader', 'val_dataloader'))

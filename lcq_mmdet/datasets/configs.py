@@ -1,6 +1,8 @@
-"""Data sets as configs write them."""
+"""Data sets, and types, as configs write them."""
 import os.path as osp
 from typing import Any, Dict, Iterator, Mapping, Tuple
+
+from mmengine.registry import Registry
 
 
 def innermost(where: str, cfg: Dict) -> Iterator[Tuple[str, Dict]]:
@@ -27,6 +29,14 @@ def paths_of(dataset: Dict) -> Iterator[Tuple[str, str]]:
         yield 'ann_file', osp.join(root, dataset['ann_file'])
     for name, prefix in (dataset.get('data_prefix') or {}).items():
         yield f'data_prefix.{name}', osp.join(root, prefix)
+
+
+def find_class(registry: Registry, name: Any) -> Any:
+    """Look up a type as a config writes it, as a name or the class itself."""
+    if not isinstance(name, str):
+        return name
+    with registry.switch_scope_and_registry('mmdet') as switched:
+        return switched.get(name)
 
 
 def type_name(cfg: Mapping[str, Any]) -> str:

@@ -245,4 +245,8 @@ class Sweep:
             return None
         if 'error' in (self._read(before) or {'error': None}):
             raise LCQError(f'starts from {before.folder}, which failed')
-        return latest_checkpoint(self.path(before))
+        path = latest_checkpoint(self.path(before))
+        if path is None:
+            raise LCQError(f'starts from {before.folder}, which has no '
+                           'checkpoint any more')
+        return path

@@ -2,7 +2,6 @@
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from mmengine.config import Config
-from mmengine.registry import Registry
 
 from lcq_mmdet.datasets.configs import paths_of
 
@@ -49,14 +48,6 @@ class Source(NamedTuple):
     @property
     def pipeline(self) -> List[Dict[str, Any]]:
         return self.config.get('pipeline') or []
-
-
-def find_class(registry: Registry, name: Any) -> Any:
-    """Look up a type as a config writes it, as a name or the class itself."""
-    if not isinstance(name, str):
-        return name
-    with registry.switch_scope_and_registry('mmdet') as switched:
-        return switched.get(name)
 
 
 def metrics_of(cfg: Config, key: str) -> Iterator[Tuple[str, Dict[str, Any]]]:

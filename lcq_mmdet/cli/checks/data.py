@@ -8,13 +8,13 @@ from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS
 
-from lcq_mmdet.datasets.configs import innermost, type_name
+from lcq_mmdet.datasets.configs import find_class, innermost, type_name
 
 from .boxes import check_boxes, check_not_empty, kept_images
 from .classes import (check_categories, check_names, check_num_classes,
                       check_same_labels, labels_of)
 from .coco import CocoFile, read_coco
-from .configs import Source, find_class, metrics_of
+from .configs import Source, metrics_of
 from .images import check_images
 from .problems import Problems
 from .xml import check_xml

@@ -31,8 +31,9 @@ UNIT_TOLERANCE = 1e-3
 # levels, rounding errors decide.
 _SHARE = 0.1
 # Raw outputs of such spreads, in turn until there are boxes. The first gives
-# plenty, unless a second stage finds no object in what is noise to it.
-_SPREADS = (2., 8., 32.)
+# plenty, unless a second stage finds no object in what is noise to it. With
+# larger ones many scores would be 1 and in no order.
+_SPREADS = (2., 4.)
 
 
 @torch.no_grad()

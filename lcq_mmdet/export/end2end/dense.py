@@ -30,8 +30,9 @@ class DenseCandidates(nn.Module):
     Raises:
         LCQError: If its settings cannot be in a graph.
     """
-    # Whether mmdet compares sizes of boxes before it rescales them.
-    in_input_pixels = False
+    # Elsewhere mmdet compares sizes of boxes that it has rescaled to the
+    # image file.
+    sizes_are_of_input = False
 
     def __init__(self, head: Any, test_cfg: Mapping[str, Any],
                  names: Sequence[str]) -> None:
@@ -40,10 +41,11 @@ class DenseCandidates(nn.Module):
         self.nms_pre = test_cfg.get('nms_pre', -1)
         self.score_thr = test_cfg.get('score_thr', 0)
         self.min_size = test_cfg.get('min_bbox_size', -1)
-        if self.min_size > 0 and not self.in_input_pixels:
-            raise LCQError(f'test_cfg.min_bbox_size={self.min_size}: is in '
-                           'pixels of the image before it is resized, which '
-                           'a graph does not see; set it to 0')
+        if self.min_size > 0 and not self.sizes_are_of_input:
+            raise LCQError(
+                f'model.test_cfg.min_bbox_size={self.min_size}: is in pixels '
+                'of the image before it is resized, which a graph does not '
+                'see; set it to 0')
 
     @property
     def max_per_img(self) -> Optional[int]:
@@ -148,7 +150,7 @@ class PyramidCandidates(DenseCandidates):
 
 class RegionCandidates(PyramidCandidates):
     """Regions, of any score; the groups are the levels of the pyramid."""
-    in_input_pixels = True
+    sizes_are_of_input = True
 
     def good(self, picked: Picked) -> Tensor:
         return picked.values > NOTHING

@@ -4,7 +4,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence
 
 from mmengine.registry import DATASETS
 
-from lcq_mmdet.datasets.configs import type_name
+from lcq_mmdet.datasets.configs import find_class
 
 from ..graphs.network import IMAGE
 from .suppression import Suppression
@@ -50,7 +50,7 @@ def dataset_meta(dataset: Mapping[str, Any], meta: Mapping[str, Any],
         meta: The checkpoint's ``meta``.
         num_classes: Number of classes of the detector.
     """
-    known = DATASETS.get(type_name(dataset))
+    known = find_class(DATASETS, dataset.get('type'))
     for found in (meta.get('dataset_meta'), dataset.get('metainfo'),
                   getattr(known, 'METAINFO', None)):
         found = {key.lower(): value for key, value in (found or {}).items()}

@@ -43,7 +43,7 @@ def find_test_data(cfg: Config) -> Mapping[str, Any]:
     key = 'test_dataloader'
     found = list(innermost(key, cfg.get(key) or {}))
     pipelines = [dataset.get('pipeline') for _, dataset in found]
-    if not cfg.get(key):
+    if not cfg.get(key) or not found:
         raise LCQError(f'{key}: is missing; its pipeline says how images are '
                        'resized')
     if any(pipeline != pipelines[0] for pipeline in pipelines):

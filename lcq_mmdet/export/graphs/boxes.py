@@ -5,7 +5,8 @@ import onnx
 
 from .builder import is_layer, layer_name
 
-# Dense heads of mmdet give scores first and then boxes, as maps of each level.
+# Anchor heads, anchor-free heads of points and DETR give scores first and then
+# boxes; in others it may be something else, which then stays in float.
 _DENSE, _REGIONS = 'head.1.', '.bbox_pred'
 
 

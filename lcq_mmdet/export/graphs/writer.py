@@ -70,8 +70,9 @@ def export_onnx(model: nn.Module,
             height, width), whose maps give the range of what has no learned
             clip; one or more.
         keep_float: For 8 bits: patterns of layers that training left in
-            float, and which stay so; others are computed in 8 bits, too.
-            By default those stay that boxes are decoded from.
+            float, and which stay so, beside those that boxes are decoded
+            from; others are computed in 8 bits, too. With an empty list all
+            are.
         engine: For 8 bits: ``'onnxruntime'`` or ``'openvino'``, the engine
             that the file is to be fast in; both compute the same.
 
@@ -90,11 +91,14 @@ def export_onnx(model: nn.Module,
     network = DetectorNetwork(model)
     texts = to_literal(config), to_literal(meta)
     traced = trace(network, layers)
-    if int8 is not None and keep_float is None:
-        boxes = box_layers(traced)
-        left.update((name, 'boxes are decoded from what it gives')
-                    for name in others if name in boxes)
-        layers = {name: layers[name] for name in layers if name not in left}
+    boxes = box_layers(traced)
+    if int8 is None or keep_float == []:
+        boxes = []
+    boxes = [name for name in boxes if name not in quantized]
+    if boxes:
+        left.update(
+            (name, 'boxes are decoded from what it gives') for name in boxes)
+        layers = {name: layers[name] for name in layers if name not in boxes}
         traced = trace(network, layers)
     weights = {name: encode_weight(name, quantized[name])
                for name in progress(list(quantized))}
