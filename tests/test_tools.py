@@ -150,8 +150,8 @@ def test_published_config_is_found_by_name(refusal):
     (['--weight-bits', 8], '--weight-bits: the config has no other bits; add '
      '--act-bits, or --bits for both'),
     (['--act-bits', 8], '--act-bits: the config has no other bits; add'),
-    (['--act-bits', 8, '--cfg-options', 'model.weight_bits=1'],
-     'weight_bits=1: must be an integer from 2 to 8'),
+    (['--act-bits', 1, '--cfg-options', 'model.weight_bits=4'],
+     'act_bits=1: must be an integer from 2 to 8'),
     (['--cfg-options', 'load_from=none.pth'],
      "load_from='none.pth': no such file"),
     (['--cfg-options', 'train_dataloader.dataset.data_root=elsewhere'],

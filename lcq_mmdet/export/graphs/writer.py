@@ -83,23 +83,14 @@ def export_onnx(model: nn.Module,
     """
     check_exportable(model)
     quantized = exportable_layers(model)
-    left: Dict[str, str] = {}
-    layers: Dict[str, Layer] = dict(quantized)
-    if int8 is not None:
-        others, left = float_layers(model, keep_float or ())
-        layers.update(others)
     network = DetectorNetwork(model)
+    layers: Dict[str, Layer] = dict(quantized)
+    left: Mapping[str, str] = {}
+    if int8 is not None:
+        others, left = _in_integers(network, quantized, keep_float)
+        layers.update(others)
     texts = to_literal(config), to_literal(meta)
     traced = trace(network, layers)
-    boxes = box_layers(traced)
-    if int8 is None or keep_float == []:
-        boxes = []
-    boxes = [name for name in boxes if name not in quantized]
-    if boxes:
-        left.update(
-            (name, 'boxes are decoded from what it gives') for name in boxes)
-        layers = {name: layers[name] for name in layers if name not in boxes}
-        traced = trace(network, layers)
     weights = {name: encode_weight(name, quantized[name])
                for name in progress(list(quantized))}
     graph = lower(traced, layers, weights)
@@ -125,6 +116,24 @@ def export_onnx(model: nn.Module,
         network(first, *network.pool(first))
     done = sum(macs[name] for name in {call.layer for call in integer.calls})
     return Export(size, done / sum(macs.values()), left)
+
+
+def _in_integers(
+    network: DetectorNetwork, quantized: Mapping[str, Layer],
+    keep_float: Optional[Sequence[str]]
+) -> Tuple[Dict[str, Layer], Dict[str, str]]:
+    """Choose among the layers that training left in float.
+
+    Returns:
+        Those that are computed in 8 bits, by name, and why others are not.
+    """
+    layers, left = float_layers(network.detector, keep_float or ())
+    if keep_float != []:
+        everything, _ = float_layers(network.detector)
+        for name in box_layers(trace(network, {**quantized, **everything})):
+            if layers.pop(name, None) is not None:
+                left[name] = 'boxes are decoded from what it gives'
+    return layers, left
 
 
 def _replace(path: str, graph: onnx.ModelProto,
