@@ -278,6 +278,7 @@ def test_levels_above_an_offset_fit_small_negative_parts(call, tmp_path):
 def test_float_run_is_refused(call, tiny_config, tmp_path, capsys):
     tiny_config.dump(tmp_path / 'config.py')
     (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
+    (tmp_path / 'epoch_1.pth').touch()
     with pytest.raises(SystemExit):
         call('benchmark.py', 'inference', '--run', 'tiny', tmp_path)
     assert "--run='tiny': " in capsys.readouterr().err
