@@ -9,7 +9,8 @@ from mmengine.config import Config
 
 from lcq_mmdet import LCQError, apply_lcq
 from lcq_mmdet.studies import sensitivity as module
-from lcq_mmdet.studies.sensitivity import Sensitivity, both_bits
+from lcq_mmdet.studies.assign import both_bits
+from lcq_mmdet.studies.sensitivity import Sensitivity
 
 
 @pytest.fixture

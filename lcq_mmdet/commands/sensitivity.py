@@ -10,8 +10,8 @@ from lcq_mmdet.cli import check_files, join_launcher, load_config, sole_process
 from lcq_mmdet.report.curves import plot_sensitivity
 from lcq_mmdet.report.records import write_csv, write_record, write_text
 from lcq_mmdet.report.tables import map_table, sensitivity_table
-from lcq_mmdet.studies.assign import assign_bits, check_budget
-from lcq_mmdet.studies.sensitivity import COSTS, Sensitivity, both_bits
+from lcq_mmdet.studies.assign import assign_bits, both_bits, check_budget
+from lcq_mmdet.studies.sensitivity import COSTS, Sensitivity
 from lcq_mmdet.studies.start import check_float
 
 

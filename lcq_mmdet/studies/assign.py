@@ -9,6 +9,11 @@ from lcq_mmdet.errors import LCQError
 _UNITS = dict(bytes='MB', bops='MBOPs')
 
 
+def both_bits(bits: int) -> Dict[str, int]:
+    """Return settings that win over all others of a pattern."""
+    return dict(weight_bits=bits, act_bits=bits)
+
+
 def monotone_changes(rows: Sequence[Mapping[str, Any]]) -> List[float]:
     """Make what a layer loses fall with its bits, where noise makes it rise.
 

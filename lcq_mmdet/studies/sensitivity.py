@@ -24,6 +24,7 @@ from lcq_mmdet.report.records import to_json, write_text
 from lcq_mmdet.report.runs import (average_precision, evaluate,
                                    forward_test_images)
 
+from .assign import both_bits
 from .claim import claim_work_dir, read_json
 
 CRITERIA = ('loss', 'mAP')
@@ -32,11 +33,6 @@ COSTS = ('bytes', 'bops')
 Row = Dict[str, Any]
 Overrides = Mapping[str, Mapping[str, Any]]
 _SEED = 0
-
-
-def both_bits(bits: int) -> Dict[str, int]:
-    """Return settings that win over all others of a pattern."""
-    return dict(weight_bits=bits, act_bits=bits)
 
 
 class Sensitivity:

@@ -6,7 +6,7 @@ import json
 import os.path as osp
 import time
 import traceback
-from typing import (Any, Container, Dict, Iterator, List, Mapping, Optional,
+from typing import (Any, Dict, Iterable, Iterator, List, Mapping, Optional,
                     Sequence, Set)
 
 from mmengine.config import Config
@@ -210,9 +210,8 @@ class Sweep:
             row.bits: row
             for row in reversed(done) if row.variant == done[0].variant
         }
-        lowest = sorted(rows, reverse=True)[-most:]
         configs = {'float': self.row_config(self.rows[0])}
-        for bits in lowest:
+        for bits in sorted(rows, reverse=True)[-most:]:
             row = rows[bits]
             text = records[self.rows.index(row)]['bits']
             configs[f'{row.variant} {text}'] = load_run(
@@ -234,9 +233,8 @@ class Sweep:
         ]
         return before[-1] if before else None
 
-    def _is_too_early(self, row: Row, records: Container[Row]) -> bool:
-        before = self._before(row)
-        return before is not None and before not in records
+    def _is_too_early(self, row: Row, records: Iterable[Row]) -> bool:
+        return self._before(row) not in (None, *records)
 
     def _start(self, row: Row) -> Optional[str]:
         """Find the checkpoint that a row starts from, if it is another's."""
