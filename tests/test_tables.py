@@ -43,6 +43,17 @@ def test_seeds_become_mean_and_spread():
     assert line['AP - float'] == '+0.050'
 
 
+def test_quantized_rows_are_compared_with_the_fine_tuned_float():
+    control = [row(0.2, 'float, fine-tuned', 'float', seed=seed)
+               for seed in range(2)] + [row(name='float, fine-tuned',
+                                            bits='float', seed=2)]
+    first, tuned, line = cells(FLOAT, *control, row(0.3))
+    heading = 'AP - float, fine-tuned'
+    assert first[heading] == tuned[heading] == ''
+    assert line[heading] == '+0.100' and line['AP - float'] == '+0.050'
+    assert heading not in cells(FLOAT, row(0.3))[1]
+
+
 def test_cost_stands_beside_the_first_rows():
     quantized = row(0.2, cost=cost_of(2e6), seconds_per_iter=1.25,
                     peak_memory=15_000_000)

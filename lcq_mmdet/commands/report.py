@@ -22,18 +22,18 @@ def short_names(work_dirs: Sequence[str]) -> List[str]:
         >>> short_names(['a/run', 'b/run'])
         ['a/run', 'b/run']
     """
-    paths = [osp.normpath(path) for path in work_dirs]
-    names = [osp.basename(path) for path in paths]
-    return names if len(set(names)) == len(names) else paths
+    names = [osp.basename(osp.normpath(path)) for path in work_dirs]
+    return names if len(set(names)) == len(names) else list(work_dirs)
 
 
 def main(args: argparse.Namespace) -> None:
-    configs = [load_run(work_dir) for work_dir in args.work_dirs]
+    work_dirs = list(dict.fromkeys(map(osp.normpath, args.work_dirs)))
+    configs = [load_run(work_dir) for work_dir in work_dirs]
     for cfg in configs:
         check_files(cfg, ('test_dataloader', ))
     runs = [
         evaluate(cfg)._replace(name=name)
-        for cfg, name in zip(configs, short_names(args.work_dirs))
+        for cfg, name in zip(configs, short_names(work_dirs))
     ]
     rows = [run.record() for run in runs]
 

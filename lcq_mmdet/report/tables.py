@@ -10,6 +10,7 @@ from rich.table import Table
 METRICS = dict(
     mAP='AP', mAP_50='AP50', mAP_75='AP75', mAP_s='APs', mAP_m='APm',
     mAP_l='APl')
+CONTROL = 'float, fine-tuned'
 Row = Mapping[str, Any]
 _LOST = {'loss': 'loss - float', 'mAP': 'float AP - AP'}
 
@@ -49,13 +50,15 @@ def map_table(rows: Sequence[Row], markdown: bool = False) -> str:
             ``CocoMetric``; -1 where there is no such object. They may have
             ``cost``, the fields of :class:`~lcq_mmdet.report.cost.Cost`,
             ``seconds_per_iter`` and ``peak_memory`` in bytes. The first row
-            is what the others are compared with.
+            is what the others are compared with; AP also with the mean of
+            the rows called ``'float, fine-tuned'``, if there are any.
         markdown: Whether to write Markdown.
     """
-    baseline = rows[0]
+    baseline, groups = rows[0], group_rows(rows)
+    control = _average(groups.get((CONTROL, 'float'), ()), 'metrics', 'mAP')
     lines = [
-        _cells(name, bits, group, baseline)
-        for (name, bits), group in group_rows(rows).items()
+        _cells(name, bits, group, baseline, control)
+        for (name, bits), group in groups.items()
     ]
     table = Table(box=box.MARKDOWN if markdown else box.SIMPLE)
     headings = [
@@ -167,15 +170,14 @@ def _compared(value: Optional[float], baseline: Optional[float], unit: float,
     return text
 
 
-def _cells(name: str, bits: str, group: Sequence[Row],
-           baseline: Row) -> Dict[str, str]:
+def _cells(name: str, bits: str, group: Sequence[Row], baseline: Row,
+           control: Optional[float]) -> Dict[str, str]:
     """Write what a group of rows has for each column, by heading."""
     good = [row for row in group if 'error' not in row]
     is_baseline = good[:1] == [baseline]
 
     def average(*keys: str) -> Optional[float]:
-        values = [_get(row, *keys) for row in good]
-        return mean(values) if values and None not in values else None
+        return _average(good, *keys)
 
     def ratio(value: Optional[float], *keys: str) -> str:
         reference = _get(baseline, *keys)
@@ -200,6 +202,9 @@ def _cells(name: str, bits: str, group: Sequence[Row],
     cells['AP - float'] = (
         f'{ap - float_ap:+.3f}'
         if None not in (ap, float_ap) and not is_baseline else '')
+    cells[f'AP - {CONTROL}'] = (
+        f'{ap - control:+.3f}' if None not in (ap, control)  # type: ignore
+        and name != CONTROL and not is_baseline else '')
     size = average('cost', 'bytes')
     cells['MB'] = _number(size, 1e6) + ratio(size, 'cost', 'bytes')
     cells['GBOPs'] = _number(average('cost', 'bops'), 1e9)
@@ -211,6 +216,12 @@ def _cells(name: str, bits: str, group: Sequence[Row],
     cells['MB training'] = (
         _number(memory, 1e6) + ratio(memory, 'peak_memory'))
     return cells
+
+
+def _average(rows: Sequence[Row], *keys: str) -> Optional[float]:
+    """Average a value of the rows that did not fail, if each has it."""
+    values = [_get(row, *keys) for row in rows if 'error' not in row]
+    return mean(values) if values and None not in values else None
 
 
 def _get(row: Row, *keys: str) -> Any:
