@@ -95,8 +95,7 @@ test-slow: $(VENV)/.ready
 $(VENV)/.onedl: $(VENV)/.created requirements/build.txt requirements/onedl.txt requirements/tests.txt $(REQUIREMENTS)
 	@$(SAY) "Installing torch, the fork and its mmcv, which is compiled (15 to 25 minutes on two cores)"
 	$(PIP) install --quiet -r requirements/build.txt
-	export $(WITH_OPS)
-	$(PIP) install --quiet --no-build-isolation onedl-mmcv==2.3.6
+	$(WITH_OPS) $(PIP) install --quiet --no-build-isolation onedl-mmcv==2.3.6
 	$(BIN)/python -c 'import mmcv.ops'
 	$(PIP) install --quiet -r requirements/onedl.txt -r requirements/tests.txt
 	$(PIP) install --quiet --no-build-isolation --no-deps -e .

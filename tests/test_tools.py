@@ -66,9 +66,10 @@ def test_float_to_4_bit_to_report(config_file, tmp_path):
         'predictions.pkl', '--work-dir', 'tested')
     assert (tmp_path / 'predictions.pkl').stat().st_size
 
-    # The pictures of levels are those of the last run that has some.
-    output = run('report.py', quantized, 'work_dirs/tiny', '--out-dir',
-                 'report')
+    # The pictures of levels are those of the last run that has some, and a
+    # folder that is named twice is evaluated once.
+    output = run('report.py', quantized, 'work_dirs/tiny',
+                 'work_dirs/tiny/', '--out-dir', 'report')
     assert 'AP - float' in output
     rows = json.loads((tmp_path / 'report/report.json').read_text())['rows']
     assert [row['bits'] for row in rows] == ['4/4', 'float']

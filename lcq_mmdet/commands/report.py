@@ -22,8 +22,9 @@ def short_names(work_dirs: Sequence[str]) -> List[str]:
         >>> short_names(['a/run', 'b/run'])
         ['a/run', 'b/run']
     """
-    names = [osp.basename(osp.normpath(path)) for path in work_dirs]
-    return names if len(set(names)) == len(names) else list(work_dirs)
+    paths = [osp.normpath(path) for path in work_dirs]
+    names = [osp.basename(path) for path in paths]
+    return names if len(set(names)) == len(names) else paths
 
 
 def main(args: argparse.Namespace) -> None:

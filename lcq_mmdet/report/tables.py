@@ -177,7 +177,14 @@ def _cells(name: str, bits: str, group: Sequence[Row], baseline: Row,
     is_baseline = good[:1] == [baseline]
 
     def average(*keys: str) -> Optional[float]:
-        return _average(good, *keys)
+        return _average(group, *keys)
+
+    ap = average('metrics', 'mAP')
+
+    def less(reference: Optional[float]) -> str:
+        if ap is None or reference is None or is_baseline:
+            return ''
+        return f'{ap - reference:+.3f}'
 
     def ratio(value: Optional[float], *keys: str) -> str:
         reference = _get(baseline, *keys)
@@ -198,13 +205,8 @@ def _cells(name: str, bits: str, group: Sequence[Row], baseline: Row,
         cells['AP'] += f' ± {spread:.3f}'
     if not good:
         cells['AP'] = 'failed'
-    ap, float_ap = average('metrics', 'mAP'), _get(baseline, 'metrics', 'mAP')
-    cells['AP - float'] = (
-        f'{ap - float_ap:+.3f}'
-        if None not in (ap, float_ap) and not is_baseline else '')
-    cells[f'AP - {CONTROL}'] = (
-        f'{ap - control:+.3f}' if None not in (ap, control)  # type: ignore
-        and name != CONTROL and not is_baseline else '')
+    cells['AP - float'] = less(_get(baseline, 'metrics', 'mAP'))
+    cells[f'AP - {CONTROL}'] = less(None if name == CONTROL else control)
     size = average('cost', 'bytes')
     cells['MB'] = _number(size, 1e6) + ratio(size, 'cost', 'bytes')
     cells['GBOPs'] = _number(average('cost', 'bops'), 1e9)
