@@ -5,14 +5,14 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from lcq_mmdet import LCQError
-from lcq_mmdet.hooks import LCQDistillHook
+from lcq_mmdet.hooks import LCQDistillHook, keep_teacher
 from lcq_mmdet.hooks.distill_hook import relative_error
 
 
 @pytest.fixture
-def distill_config(lcq_config, float_checkpoint):
+def distill_config(lcq_config):
     lcq_config.default_hooks.lcq_distill = dict(
-        type='LCQDistillHook', teacher=float_checkpoint, scores=1.)
+        type='LCQDistillHook', scores=1.)
     lcq_config.train_cfg.update(max_epochs=1, val_interval=1)
     return lcq_config
 
@@ -68,12 +68,36 @@ def test_teacher_is_in_no_state_dict_optimizer_or_average(distill_config):
 def test_evaluation_and_resuming_work_as_without(distill_config):
     Runner.from_cfg(distill_config).train()
     distill_config.train_cfg.update(max_epochs=2, val_interval=2)
+    keep_teacher(distill_config)
     distill_config.resume = True
     distill_config.load_from = f'{distill_config.work_dir}/epoch_1.pth'
     distill_config.experiment_name = 'resumed'
     runner = Runner.from_cfg(distill_config)
     runner.train()
     assert runner.epoch == 2 and len(scalars(runner)) >= 4
+
+
+def test_teacher_is_where_training_starts_unless_it_is_named(distill_config):
+    hook = distill_config.default_hooks.lcq_distill
+    start = distill_config.load_from
+    keep_teacher(distill_config)
+    assert hook.teacher == start
+    distill_config.load_from = 'quantized.pth'
+    keep_teacher(distill_config)
+    assert hook.teacher == start
+
+
+def test_run_that_is_resumed_without_a_teacher_is_told(distill_config):
+    Runner.from_cfg(distill_config).train()
+    distill_config.train_cfg.max_epochs = 2
+    distill_config.resume = True
+    for load_from, message in (
+            (None, 'teacher: there is no load_from'),
+            (f'{distill_config.work_dir}/epoch_1.pth', 'is of a quantized')):
+        distill_config.load_from = load_from
+        distill_config.experiment_name = message
+        with pytest.raises(LCQError, match=message):
+            Runner.from_cfg(distill_config).train()
 
 
 def test_loss_is_in_float32_whatever_the_features():

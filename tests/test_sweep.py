@@ -179,6 +179,7 @@ def test_sweep_without_its_float_row_stops(sweep_config, measured):
 
 def test_progressive_row_waits_for_the_one_it_starts_from(sweep_config,
                                                           measured):
+    sweep_config.default_hooks.lcq_distill = dict(type='LCQDistillHook')
     sweep = Sweep(sweep_config, ROWS, sweep_config.work_dir, progressive=True)
     first, second = ROWS[2], ROWS[4]
     assert sweep.row_config(first).load_from == sweep_config.load_from
@@ -196,6 +197,7 @@ def test_progressive_row_waits_for_the_one_it_starts_from(sweep_config,
     assert cfg.load_from == str(folder / 'epoch_2.pth')
     # Clips and companders come along, as in the recorded results.
     assert cfg.default_hooks.lcq.keep_quantizers
+    assert cfg.default_hooks.lcq_distill.teacher == sweep_config.load_from
     assert 'keep_quantizers' not in sweep.row_config(first).default_hooks.lcq
 
 

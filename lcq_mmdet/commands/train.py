@@ -7,7 +7,7 @@ from mmengine.runner import find_latest_checkpoint
 from lcq_mmdet.cli import (build_runner, check_files, check_training,
                            load_config, sole_process)
 from lcq_mmdet.errors import LCQError
-from lcq_mmdet.hooks import EvaluationCheckpointHook
+from lcq_mmdet.hooks import EvaluationCheckpointHook, keep_teacher
 from lcq_mmdet.report.runs import latest_checkpoint
 
 
@@ -28,6 +28,7 @@ def main(args: argparse.Namespace) -> None:
         resume_from = (
             latest_checkpoint(cfg.work_dir)
             or find_latest_checkpoint(cfg.work_dir))
+    keep_teacher(cfg)
     if resume_from:
         cfg.resume, cfg.load_from = True, resume_from
     check_files(cfg, ('train_dataloader', 'val_dataloader'))

@@ -33,19 +33,21 @@ class LCQDistillHook(Hook):
     eval mode without gradients on the images of each training step.
 
     Args:
-        teacher: Checkpoint of the float detector. It is named here, because a
-            run that is resumed does not load the config's ``load_from``.
+        teacher: Checkpoint of the float detector. Default: the one that
+            training starts from, the config's ``load_from``. Where another
+            takes its place, as when a run is resumed,
+            :func:`keep_teacher` writes it here first.
         features: Weight of the features, 0 or more.
         scores: Weight of the class scores, 0 or more.
 
     Raises:
         LCQError: If a weight is negative or both are 0; before training, if
-            the checkpoint does not fit, or the detector has no dense head
-            to take scores from.
+            there is no checkpoint or it does not fit, or the detector has no
+            dense head to take scores from.
     """
 
     def __init__(self,
-                 teacher: str,
+                 teacher: Optional[str] = None,
                  features: float = 1.,
                  scores: float = 0.) -> None:
         for key, value in (('features', features), ('scores', scores)):
@@ -73,7 +75,11 @@ class LCQDistillHook(Hook):
             raise LCQError(f'{_KEY}.scores={self.scores!r}: a '
                            f'{type(model).__name__} has no dense head that '
                            'takes feature maps; set it to 0')
-        self._teacher = _load_teacher(runner.cfg, self.teacher)
+        path = self.teacher or runner.cfg.get('load_from')
+        if not path:
+            raise LCQError(f'{_KEY}.teacher: there is no load_from; name the '
+                           'checkpoint of the float detector')
+        self._teacher = _load_teacher(runner.cfg, path)
         self._teacher.to(next(model.parameters()).device)
         self._handles = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
@@ -84,7 +90,7 @@ class LCQDistillHook(Hook):
         if self.scores:
             self._handles.append(
                 head.register_forward_hook(self._remember('scores')))
-        runner.logger.info(f'LCQ: distilling from {self.teacher}')
+        runner.logger.info(f'LCQ: distilling from {path}')
 
     def after_train(self, runner: Runner) -> None:
         """Let go of the teacher."""
@@ -124,6 +130,18 @@ class LCQDistillHook(Hook):
         return dict(losses, loss_distill=loss)
 
 
+def keep_teacher(cfg: Config) -> None:
+    """Name the teacher, before something else is loaded than the float model.
+
+    Args:
+        cfg: Config of a run; its hook gets ``load_from`` as teacher unless it
+            has one.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('lcq_distill')
+    if hook and not hook.get('teacher'):
+        hook['teacher'] = cfg.get('load_from')
+
+
 def relative_error(found: Any, expected: Any) -> Tensor:
     """Compute the squared error of maps over the variance of what is expected.
 
@@ -161,7 +179,8 @@ def _load_teacher(cfg: Config, path: str) -> nn.Module:
     missing = match_keys(teacher, checkpoint).missing
     if missing:
         raise LCQError(f'{_KEY}.teacher={path!r}: is no checkpoint of the '
-                       f'float detector, it lacks {some(missing)} keys')
+                       f'float detector, it lacks {some(missing)} keys; train '
+                       f'that first, or set {_KEY}=None')
     state = state_of(checkpoint)
     if any('_quantizer.' in key for key in state):
         raise LCQError(f'{_KEY}.teacher={path!r}: is of a quantized detector; '

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 from lcq_mmdet.conversion.model import apply_lcq, float_config
 from lcq_mmdet.errors import LCQError
+from lcq_mmdet.hooks import keep_teacher
 from lcq_mmdet.quantization.config import QUANTIZERS
 from lcq_mmdet.report.records import to_json
 from lcq_mmdet.report.runs import (evaluate, latest_checkpoint, load_run,
@@ -186,6 +187,7 @@ class Sweep:
         cfg = apply_lcq(
             self.cfg, bits=None, weight_bits=weight_bits, act_bits=act_bits)
         cfg.merge_from_dict(dict(self.variants[row.variant]))
+        keep_teacher(cfg)
         return cfg
 
     def fine_tuned_runs(self, records: Sequence[Dict[str, Any]],
