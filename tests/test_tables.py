@@ -18,10 +18,11 @@ FLOAT = row(0.25, 'float', 'float', cost=cost_of(8e6, 64e9, 0.),
             seconds_per_iter=0.5, peak_memory=10_000_000)
 
 
-def cells(*rows):
+def cells(*rows, brief=False):
     """Read the Markdown table as dictionaries by heading."""
+    text = map_table(rows, markdown=True, brief=brief)
     lines = [[cell.strip() for cell in line.strip('|').split('|')]
-             for line in map_table(rows, markdown=True).split('\n') if line]
+             for line in text.split('\n') if line]
     return [dict(zip(lines[0], line)) for line in lines[2:]]
 
 
@@ -92,6 +93,13 @@ def test_column_that_no_row_needs_is_left_out():
         'run': 'lcq', 'bits W/A': '4/4', 'AP': '0.300', 'AP50': '0.600',
         'AP75': '-', 'APs': '-', 'APm': '-', 'APl': '-'
     }
+
+
+def test_brief_table_has_no_details():
+    line = row(0.2, cost=cost_of(2e6), seconds_per_iter=1.25)
+    assert cells(FLOAT, line)[1].keys() - cells(
+        FLOAT, line, brief=True)[1].keys() == {
+            'APs', 'APm', 'APl', 'MACs quantized', 's/iter', 'MB training'}
 
 
 def test_text_is_drawn_within_its_width():

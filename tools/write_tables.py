@@ -2,7 +2,8 @@
 
 A table stands between ``<!-- table: FILE.json -->`` and ``<!-- end -->``;
 FILE is relative to the Markdown file. Words after it select rows: the first
-one and those whose name has one of the words.
+one and those whose name has one of the words. ``brief`` before them leaves out
+columns.
 """
 import argparse
 import json
@@ -14,7 +15,7 @@ from lcq_mmdet.errors import LCQError
 from lcq_mmdet.report.tables import map_table, ratio_table
 
 _TABLE = re.compile(
-    r'(<!-- table: (\S+)([^\n]*) -->\n).*?(<!-- end -->)', re.DOTALL)
+    r'(<!-- table: (\S+)( brief)?([^\n]*) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,14 +36,17 @@ def with_tables(path: Path) -> str:
         if not source.is_file():
             raise LCQError(f'{path}: the table {match[2]!r} has no such file')
         rows = json.loads(source.read_text())['rows']
-        words = match[3].split()
+        words = match[4].split()
         if words:
             rows = rows[:1] + [
                 row for row in rows[1:]
                 if any(word in row['name'] for word in words)
             ]
-        write = ratio_table if 'case' in rows[0] else map_table
-        return f'{match[1]}{write(rows, markdown=True)}\n{match[4]}'
+        if 'case' in rows[0]:
+            text = ratio_table(rows, markdown=True)
+        else:
+            text = map_table(rows, markdown=True, brief=bool(match[3]))
+        return f'{match[1]}{text}\n{match[5]}'
 
     return _TABLE.sub(table, path.read_text())
 

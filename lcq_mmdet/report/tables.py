@@ -12,6 +12,8 @@ METRICS = dict(
     mAP_l='APl')
 CONTROL = 'float, fine-tuned'
 Row = Mapping[str, Any]
+# What a short table leaves out.
+_DETAILS = {'APs', 'APm', 'APl', 'MACs quantized', 's/iter', 'MB training'}
 _LOST = {'loss': 'loss - float', 'mAP': 'float AP - AP'}
 
 
@@ -36,7 +38,9 @@ def group_rows(rows: Sequence[Row]) -> Dict[Tuple[str, str], List[Row]]:
     return groups
 
 
-def map_table(rows: Sequence[Row], markdown: bool = False) -> str:
+def map_table(rows: Sequence[Row],
+              markdown: bool = False,
+              brief: bool = False) -> str:
     """Tabulate COCO box AP and cost of several runs beside the first one's.
 
     Rows that differ in nothing but the seed become one line with the mean
@@ -53,6 +57,8 @@ def map_table(rows: Sequence[Row], markdown: bool = False) -> str:
             is what the others are compared with; AP also with the mean of
             the rows called ``'float, fine-tuned'``, if there are any.
         markdown: Whether to write Markdown.
+        brief: Whether to leave out AP by size of objects, the share of
+            quantized multiply-accumulates and the costs of training.
     """
     baseline, groups = rows[0], group_rows(rows)
     control = _average(groups.get((CONTROL, 'float'), ()), 'metrics', 'mAP')
@@ -64,6 +70,7 @@ def map_table(rows: Sequence[Row], markdown: bool = False) -> str:
     headings = [
         heading for heading in lines[0]
         if heading in ('run', 'AP') or any(line[heading] for line in lines)
+        and not (brief and heading in _DETAILS)
     ]
     for heading in headings:
         table.add_column(
