@@ -5,4 +5,5 @@ _base_ = [
 ]
 
 model = dict(bits=2)
+default_hooks = dict(lcq_distill=dict(type='LCQDistillHook'))
 load_from = _base_.float_checkpoint

@@ -1,5 +1,6 @@
 """Every config of the repository: built, trained a few steps, evaluated."""
 import pytest
+import torch
 import yaml
 from conftest import CONFIGS, tiny_options
 from mmdet.models import FasterRCNN, RetinaNet
@@ -7,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
+from lcq_mmdet.conversion.building import build_model
 from lcq_mmdet.conversion.model import float_config
 from lcq_mmdet.datasets import ToyCocoDataset
 from lcq_mmdet.quantization.layers import lcq_layers, lcq_quantizers
@@ -41,6 +43,10 @@ def test_config_trains_and_evaluates(path, toy_coco, tmp_path):
     cfg.load_from = None
     if 'lcq' in cfg.default_hooks:
         cfg.default_hooks.lcq.update(require_float=False, num_batches=1)
+    if 'lcq_distill' in cfg.default_hooks:
+        teacher = str(tmp_path / 'float.pth')
+        torch.save(build_model(float_config(cfg)).state_dict(), teacher)
+        cfg.default_hooks.lcq_distill.teacher = teacher
     cfg.work_dir, cfg.log_level = str(tmp_path), 'WARNING'
 
     runner = Runner.from_cfg(cfg)

@@ -58,6 +58,13 @@ def test_custom_keys_go_before_the_defaults():
     assert found['0.weight'] == (0.05, 0.3)
 
 
+def test_other_key_of_quantizers_leaves_them_without_decay():
+    model = make_model()
+    found = settings(build(model, custom_keys={
+        '_quantizer.clip': dict(lr_mult=0.5)}), model)
+    assert found['2.weight_quantizer.clip'] == (0.05, 0)
+
+
 @pytest.mark.parametrize('optimizer', [
     dict(type='AdamW', lr=0.1, weight_decay=0.3),
     dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.1)

@@ -5,5 +5,6 @@ _base_ = [
 ]
 
 model = dict(type='LCQModel', float_type=_base_.model.type, bits=2)
-default_hooks = dict(lcq=dict(type='LCQHook'))
+default_hooks = dict(
+    lcq=dict(type='LCQHook'), lcq_distill=dict(type='LCQDistillHook'))
 load_from = 'work_dirs/retinanet_r18_bccd/epoch_10.pth'

@@ -24,7 +24,8 @@ class LCQOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     It does what mmengine's own constructor does, and in addition
 
     * quantizers have no weight decay, and their companders ten times the
-      learning rate, unless ``custom_keys`` say otherwise;
+      learning rate, unless ``custom_keys`` say otherwise, such as
+      ``{'_quantizer.clip': dict(lr_mult=0.1)}``;
     * parameters that several layers share are taken once
       (``bypass_duplicate=True`` is the default);
     * parameters with equal settings are in one group, which torch updates at
@@ -42,7 +43,7 @@ class LCQOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         paramwise.setdefault('bypass_duplicate', True)
         given = paramwise.get('custom_keys') or {}
         paramwise['custom_keys'] = {
-            key: {**CUSTOM_KEYS.get(key, {}), **given.get(key, {})}
+            key: {**_defaults(key), **given.get(key, {})}
             for key in (*CUSTOM_KEYS, *given)
         }
         # A plain one: what is in a ConfigDict, torch.compile cannot trace.
@@ -103,6 +104,13 @@ def merge_groups(groups: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
             dict(settings, params=[]))
         same['params'] += group['params']
     return [*merged.values()]
+
+
+def _defaults(key: str) -> Dict[str, float]:
+    """Return what holds for a key: mmengine takes the longest one alone."""
+    if key in CUSTOM_KEYS:
+        return CUSTOM_KEYS[key]
+    return CUSTOM_KEYS['_quantizer.'] if '_quantizer.' in key else {}
 
 
 def _state_decay_(optimizer: Dict[str, Any]) -> None:
