@@ -41,11 +41,11 @@ $(VENV)/.created:
 $(VENV)/.built: $(VENV)/.created requirements/build.txt requirements/mminstall.txt $(REQUIREMENTS)
 	@$(SAY) "Installing torch and the build tools (1 to 5 minutes)"
 	$(PIP) install --quiet -r requirements/build.txt
-	say "Installing mmcv with its operators (about 12 minutes on two cores the first time, while the compiler runs silently; seconds from pip's cache afterwards)"
+	say "Installing mmcv with its operators (5 to 20 minutes on two cores the first time, while the compiler runs silently; seconds from pip's cache afterwards)"
 	export $(WITH_OPS)
 	$(PIP) install --quiet --no-build-isolation -r requirements/mminstall.txt
 	if ! $(BIN)/python -c 'import mmcv.ops' 2>/dev/null; then
-	  say "The cached mmcv does not fit this torch: compiling it again (about 12 minutes on two cores)"
+	  say "The cached mmcv does not fit this torch: compiling it again (5 to 20 minutes on two cores)"
 	  $(PIP) install --quiet --no-build-isolation --no-cache-dir --force-reinstall --no-deps -r requirements/mminstall.txt
 	  $(BIN)/python -c 'import mmcv.ops'
 	fi
