@@ -30,7 +30,10 @@ class LCQDistillHook(Hook):
 
     The float detector (the teacher) is held by this hook alone: it is in no
     state dict, optimizer, average of weights or exported file. It runs in
-    eval mode without gradients on the images of each training step.
+    eval mode without gradients on the images of each training step. With
+    both weights 0 the hook does nothing, so that an option on the command
+    line is enough to train without it: mmengine takes no ``None`` for a hook
+    that it does not register itself.
 
     Args:
         teacher: Checkpoint of the float detector. Default: the one that
@@ -41,9 +44,9 @@ class LCQDistillHook(Hook):
         scores: Weight of the class scores, 0 or more.
 
     Raises:
-        LCQError: If a weight is negative or both are 0; before training, if
-            there is no checkpoint or it does not fit, or the detector has no
-            dense head to take scores from.
+        LCQError: If a weight is negative; before training, if there is no
+            checkpoint or it does not fit, or the detector has no dense head
+            to take scores from.
     """
 
     def __init__(self,
@@ -55,9 +58,6 @@ class LCQDistillHook(Hook):
                     value, (int, float)) or not 0 <= value < float('inf'):
                 raise LCQError(f'{_KEY}.{key}={value!r}: must be a number of '
                                '0 or more')
-        if not features and not scores:
-            raise LCQError(f'{_KEY}: features and scores are both 0; give one '
-                           'a weight, or drop the hook')
         self.teacher, self.features, self.scores = teacher, features, scores
         self._teacher: Any = None
         self._handles: List[RemovableHandle] = []
@@ -69,6 +69,8 @@ class LCQDistillHook(Hook):
         Not before: copies of the model that other hooks make in ``before_run``
         are to have no part in this.
         """
+        if not self.features and not self.scores:
+            return
         model = unwrap(runner.model)
         head = _dense_head(model)
         if self.scores and head is None:
@@ -180,7 +182,7 @@ def _load_teacher(cfg: Config, path: str) -> nn.Module:
     if missing:
         raise LCQError(f'{_KEY}.teacher={path!r}: is no checkpoint of the '
                        f'float detector, it lacks {some(missing)} keys; train '
-                       f'that first, or set {_KEY}=None')
+                       f'that first, or set {_KEY}.features=0')
     state = state_of(checkpoint)
     if any('_quantizer.' in key for key in state):
         raise LCQError(f'{_KEY}.teacher={path!r}: is of a quantized detector; '
